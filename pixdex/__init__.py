@@ -1,0 +1,92 @@
+"""pixdex: image search on the vector store you have.
+
+Public names are resolved lazily, so that ``import pixdex`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pixdex import errors
+    from pixdex.collection import Collection
+    from pixdex.connectors import connect
+    from pixdex.filters import F, Filter
+    from pixdex.index import ImageIndex, open
+    from pixdex.policy import Policy
+    from pixdex.types import (
+        Batch,
+        Field,
+        Fingerprint,
+        Hit,
+        Kind,
+        Metric,
+        Page,
+        Spec,
+        TokenSpec,
+        Tuning,
+        Vector,
+        Want,
+    )
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Collection": "collection",
+    "connect": "connectors",
+    "F": "filters",
+    "Filter": "filters",
+    "ImageIndex": "index",
+    "open": "index",
+    "Policy": "policy",
+    "Batch": "types",
+    "Field": "types",
+    "Fingerprint": "types",
+    "Hit": "types",
+    "Kind": "types",
+    "Metric": "types",
+    "Page": "types",
+    "Spec": "types",
+    "TokenSpec": "types",
+    "Tuning": "types",
+    "Vector": "types",
+    "Want": "types",
+}
+
+__all__ = [
+    "Batch",
+    "Collection",
+    "F",
+    "Field",
+    "Filter",
+    "Fingerprint",
+    "Hit",
+    "ImageIndex",
+    "Kind",
+    "Metric",
+    "Page",
+    "Policy",
+    "Spec",
+    "TokenSpec",
+    "Tuning",
+    "Vector",
+    "Want",
+    "connect",
+    "errors",
+    "open",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("pixdex.errors")
+    if name not in _HOME:
+        raise AttributeError(f"module 'pixdex' has no attribute {name!r}")
+    value = getattr(import_module(f"pixdex.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

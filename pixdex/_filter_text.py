@@ -1,0 +1,237 @@
+"""The small text language of ``filters.parse``: a tokenizer and a recursive-descent parser.
+
+Nothing is evaluated: text becomes filter values or an InvalidFilter that points at the place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NamedTuple
+
+from pixdex.errors import InvalidFilter
+from pixdex.filters import FALSE, TRUE, And, Box, Contains, Eq, Exists, Filter, Ids, In, Near, Not, Or, Range
+
+__all__ = ["Parser"]
+
+_TOKEN = re.compile(
+    r"""\s*(?:
+        (?P<number>[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?))
+      | (?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
+      | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
+      | (?P<mark>==|!=|<=|>=|<|>|\(|\)|\[|\]|,)
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
+_COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
+_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_KEYWORDS = frozenset({"and", "or", "not", "in", "true", "false"})
+_MAX_DEPTH = 100
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+    at: int
+
+
+class Parser:
+    """One text, read once, left to right."""
+
+    def __init__(self, text: str) -> None:
+        self._source = text
+        self._tokens = self._tokenize(text)
+        self._next = 0
+        self._depth = 0
+
+    def filter(self) -> Filter:
+        """The whole text as one filter."""
+        where = self._any()
+        if self._peek().kind != "end":
+            raise self._error("'and', 'or' or the end")
+        return where
+
+    def _tokenize(self, text: str) -> list[_Token]:
+        tokens, at, end = [], 0, len(text.rstrip())
+        while at < end:
+            found = _TOKEN.match(text, at)
+            if found is None or found.lastgroup is None:
+                at += len(text[at:]) - len(text[at:].lstrip())
+                raise InvalidFilter(_pointing(text, at, "this cannot be read (is a quote missing?)"))
+            kind = found.lastgroup
+            tokens.append(_Token(kind, found.group(kind), found.start(kind)))
+            at = found.end()
+        return [*tokens, _Token("end", "", end)]
+
+    def _peek(self) -> _Token:
+        return self._tokens[self._next]
+
+    def _take(self) -> _Token:
+        token = self._peek()
+        self._next += 1
+        return token
+
+    def _skip(self, text: str) -> bool:
+        if self._peek().text != text or self._peek().kind == "text":
+            return False
+        self._next += 1
+        return True
+
+    def _expect(self, text: str) -> None:
+        if not self._skip(text):
+            raise self._error(f"'{text}'")
+
+    def _error(self, expected: str) -> InvalidFilter:
+        return InvalidFilter(_pointing(self._source, self._peek().at, f"{expected} expected here"))
+
+    def _any(self) -> Filter:
+        parts = [self._all()]
+        while self._skip("or"):
+            parts.append(self._all())
+        return parts[0] if len(parts) == 1 else Or(tuple(parts))
+
+    def _all(self) -> Filter:
+        parts = [self._negated()]
+        while self._skip("and"):
+            parts.append(self._negated())
+        return parts[0] if len(parts) == 1 else And(tuple(parts))
+
+    def _negated(self) -> Filter:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise InvalidFilter(f"the filter nests deeper than {_MAX_DEPTH} levels")
+        try:
+            return Not(self._negated()) if self._skip("not") else self._leaf()
+        finally:
+            self._depth -= 1
+
+    def _leaf(self) -> Filter:
+        if self._skip("("):
+            inside = self._any()
+            self._expect(")")
+            return inside
+        if self._skip("true"):
+            return TRUE
+        if self._skip("false"):
+            return FALSE
+        if self._peek().kind in ("number", "text"):
+            return self._mirrored()
+        name = self._name()
+        if self._skip("("):
+            return self._function(name)
+        return self._comparison(name)
+
+    def _name(self) -> str:
+        token = self._peek()
+        if token.kind != "name" or token.text in _KEYWORDS:
+            raise self._error("a field name")
+        return self._take().text
+
+    def _mirrored(self) -> Filter:
+        """``2000 <= year``, and ``2000 <= year <= 2010``."""
+        low = self._value()
+        operator = self._operator()
+        name = self._name()
+        first = _compare(name, _MIRRORED.get(operator, operator), low)
+        if operator in ("<", "<=") and self._peek().text in ("<", "<="):
+            return And((first, _compare(name, self._operator(), self._value())))
+        return first
+
+    def _operator(self) -> str:
+        if self._peek().text not in _COMPARISONS or self._peek().kind != "mark":
+            raise self._error("a comparison (== != < <= > >=, in, not in)")
+        return self._take().text
+
+    def _comparison(self, name: str) -> Filter:
+        if self._skip("not"):
+            self._expect("in")
+            return Not(_is_in(name, self._list()))
+        if self._skip("in"):
+            return _is_in(name, self._list())
+        if self._skip("contains"):
+            return Contains(name, (self._value(),))
+        return _compare(name, self._operator(), self._value())
+
+    def _function(self, function: str) -> Filter:
+        name = self._name()
+        arguments = []
+        while self._skip(","):
+            arguments.append(self._value())
+        self._expect(")")
+        match function, arguments:
+            case "exists", []:
+                return Exists(name)
+            case "contains", [_, *_]:
+                return Contains(name, tuple(arguments))
+            case "within", [lat, lon, km]:
+                return Near(name, lat, lon, km)
+            case "box", [south, west, north, east]:
+                return Box(name, south, west, north, east)
+        raise InvalidFilter(
+            f"{function}(...): known are exists(field), contains(field, value, ...), "
+            "within(field, lat, lon, km), box(field, south, west, north, east)"
+        )
+
+    def _list(self) -> tuple[Any, ...]:
+        self._expect("[")
+        values: list[Any] = []
+        if not self._skip("]"):
+            values.append(self._value())
+            while self._skip(","):
+                values.append(self._value())
+            self._expect("]")
+        return tuple(values)
+
+    def _value(self) -> Any:
+        token = self._peek()
+        if token.kind == "number":
+            self._next += 1
+            return int(token.text) if re.fullmatch(r"[+-]?\d+", token.text) else float(token.text)
+        if token.kind == "text":
+            self._next += 1
+            return self._unquoted(token)
+        if token.text in ("true", "false"):
+            return self._take().text == "true"
+        raise self._error("a number, true, false or quoted text")
+
+    def _unquoted(self, token: _Token) -> str:
+        inside = token.text[1:-1]
+        if token.text[0] == "'":
+            inside = inside.replace("\\'", "'").replace('"', '\\"')
+        try:
+            return str(json.loads(f'"{inside}"', strict=False))
+        except ValueError:
+            raise InvalidFilter(_pointing(self._source, token.at, "an unknown escape; use \\\\ for a backslash")) from None
+
+
+def _compare(name: str, operator: str, value: Any) -> Filter:
+    if name == "id":
+        return _compare_id(operator, value)
+    match operator:
+        case "==":
+            return Eq(name, value)
+        case "!=":
+            return Not(Eq(name, value))
+        case "<":
+            return Range(name, high=value, below=True)
+        case "<=":
+            return Range(name, high=value)
+        case ">":
+            return Range(name, low=value, above=True)
+    return Range(name, low=value)
+
+
+def _compare_id(operator: str, value: Any) -> Filter:
+    if operator == "==":
+        return Ids((value,))
+    if operator == "!=":
+        return Not(Ids((value,)))
+    raise InvalidFilter("ids have no order: use id == or id in [...]")
+
+
+def _is_in(name: str, values: tuple[Any, ...]) -> Filter:
+    return Ids(values) if name == "id" else In(name, values)
+
+
+def _pointing(text: str, at: int, message: str) -> str:
+    return f"{message}\n  {text}\n  {' ' * at}^"

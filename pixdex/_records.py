@@ -1,0 +1,287 @@
+"""What may be written: ids, vectors, payloads and tokens, checked and made canonical.
+
+Everything here raises InvalidRecord that names the record and the remedy, before anything is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pixdex.errors import InvalidRecord
+from pixdex.types import MAX_ID_BYTES, MAX_INT, MAX_TEXT_BYTES, Batch, Field, Kind, Metric, Payload, Spec, Vector
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pixdex.types import TokenSpec
+
+__all__ = ["check_ids", "checked", "checked_vectors", "coerce", "from_port", "with_revs"]
+
+_MAX_DEPTH = 50
+
+
+def checked(batch: Batch, spec: Spec) -> Batch:
+    """``batch`` as ports take it, still under logical vector names and without ``_rev``."""
+    check_ids(batch.ids)
+    _check_distinct(batch.ids)
+    _check_lengths(batch)
+    vectors, absent = {}, {}
+    for name, values in batch.vectors.items():
+        vector = spec.vector(name)
+        present = batch.present(name)
+        vectors[name] = checked_vectors(values, vector, ids=batch.ids, present=present)
+        if not present.all():
+            absent[name] = ~present
+    payloads = batch.payloads if batch.payloads is not None else ({},) * len(batch)
+    return Batch(
+        batch.ids,
+        vectors,
+        tuple(_payload(record, payload, spec) for record, payload in zip(batch.ids, payloads, strict=True)),
+        _tokens(batch, spec.tokens),
+        absent,
+    )
+
+
+def check_ids(ids: Sequence[str]) -> None:
+    """Refuse what is no id: ids are text of 1 to 512 UTF-8 bytes."""
+    for record in ids:
+        if not isinstance(record, str):
+            raise InvalidRecord(f"ids are text, not {type(record).__name__} {record!r}: use str(...)")
+        try:
+            size = len(record.encode())
+        except UnicodeEncodeError:
+            raise InvalidRecord(f"id {record!r} is not valid Unicode") from None
+        if not 1 <= size <= MAX_ID_BYTES:
+            raise InvalidRecord(f"id {record[:40]!r}... has {size} bytes: ids have 1 to {MAX_ID_BYTES} UTF-8 bytes")
+
+
+def _check_distinct(ids: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for record in ids:
+        if record in seen:
+            raise InvalidRecord(f"id {record!r} stands twice in one call: keep one of them")
+        seen.add(record)
+
+
+def _check_lengths(batch: Batch) -> None:
+    columns: dict[str, Any] = {"payloads": batch.payloads, "tokens": batch.tokens}
+    columns |= {f"vector {name!r}": values for name, values in batch.vectors.items()}
+    columns |= {f"absent {name!r}": mask for name, mask in batch.absent.items()}
+    for what, column in columns.items():
+        if column is not None and len(column) != len(batch):
+            raise InvalidRecord(f"{len(batch)} ids but {len(column)} rows of {what}")
+
+
+def checked_vectors(
+    values: Any, vector: Vector, *, ids: Sequence[str] | None = None, present: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
+    """float32 ``[n, dim]``: finite, of the right width, normalized for cosine, rounded to the declared dtype.
+
+    ``ids`` names the rows in errors (None: queries); rows that are not ``present`` become zeros.
+    """
+    matrix = np.array(values, dtype=np.float32, ndmin=2)  # a copy: the caller's array stays as it is
+    if matrix.ndim != 2 or matrix.shape[1] != vector.dim:
+        raise InvalidRecord(
+            f"vector {vector.name!r} has {vector.dim} dimensions, got an array of shape {np.shape(values)}"
+        )
+    if present is not None:
+        matrix[~present] = 0.0
+    needed = np.ones(len(matrix), dtype=bool) if present is None else present
+    _refuse_rows(~np.isfinite(matrix).all(axis=1), f"vector {vector.name!r} holds NaN or infinity", ids)
+    if vector.metric is Metric.COSINE:
+        # In float64, and by the largest entry first: squares of tiny or huge values must not vanish or overflow.
+        wide = matrix.astype(np.float64)
+        norms = np.linalg.norm(wide, axis=1)
+        _refuse_rows((norms == 0.0) & needed, f"vector {vector.name!r} is zero, which has no cosine", ids)
+        matrix = (wide / np.where(norms == 0.0, 1.0, norms)[:, None]).astype(np.float32)
+    if vector.dtype == "float16" and ids is not None:
+        with np.errstate(over="ignore"):
+            matrix = matrix.astype(np.float16).astype(np.float32)
+        _refuse_rows(~np.isfinite(matrix).all(axis=1), f"vector {vector.name!r} overflows float16", ids)
+    return matrix
+
+
+def _refuse_rows(bad: Any, message: str, ids: Sequence[str] | None) -> None:
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InvalidRecord(f"record {ids[row]!r}: {message}" if ids is not None else f"query {row}: {message}")
+
+
+def _tokens(batch: Batch, spec: TokenSpec | None) -> tuple[NDArray[Any] | None, ...] | None:
+    if batch.tokens is None or all(matrix is None for matrix in batch.tokens):
+        return None
+    if spec is None:
+        raise InvalidRecord("this collection keeps no tokens: create it with a TokenSpec")
+    return tuple(
+        None if matrix is None else _token_matrix(record, matrix, spec)
+        for record, matrix in zip(batch.ids, batch.tokens, strict=True)
+    )
+
+
+def _token_matrix(record: str, matrix: Any, spec: TokenSpec) -> NDArray[Any]:
+    array = np.asarray(matrix)
+    if array.ndim != 2 or array.shape[1] != spec.dim or not 1 <= array.shape[0] <= spec.count:
+        raise InvalidRecord(
+            f"record {record!r}: tokens are [1..{spec.count}, {spec.dim}], got an array of shape {array.shape}"
+        )
+    if array.dtype != np.dtype(spec.dtype):
+        raise InvalidRecord(f"record {record!r}: tokens are {spec.dtype}, got {array.dtype}")
+    if not np.isfinite(array).all():
+        raise InvalidRecord(f"record {record!r}: tokens hold NaN or infinity")
+    return np.array(array, order="C")
+
+
+# --- payloads ---------------------------------------------------------------------------------------
+
+
+def _payload(record: str, payload: Payload, spec: Spec) -> Payload:
+    if not isinstance(payload, Mapping):
+        raise InvalidRecord(f"record {record!r}: a payload is a mapping, not {type(payload).__name__}")
+    try:
+        return {_key(key): _entry(key, value, spec) for key, value in payload.items()}
+    except InvalidRecord as error:
+        raise InvalidRecord(f"record {record!r}: {error}") from None
+
+
+def _key(key: Any) -> str:
+    if not isinstance(key, str):
+        raise InvalidRecord(f"payload key {key!r} is not text")
+    if key.startswith("_"):
+        raise InvalidRecord(f"payload key {key!r}: a leading underscore is reserved, rename it")
+    return _text(key, "a payload key")
+
+
+def _entry(key: str, value: Any, spec: Spec) -> Any:
+    field = spec.field(key)
+    return _json(key, value, 0) if field is None else coerce(field, value)
+
+
+def _json(key: str, value: Any, depth: int) -> Any:
+    """An undeclared value: any JSON, kept as it is."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, np.generic):
+        return _json(key, value.item(), depth)
+    if isinstance(value, str):
+        return _text(value, f"payload {key!r}")
+    if isinstance(value, int | float):
+        return _number(key, value)
+    if depth > _MAX_DEPTH:
+        raise InvalidRecord(f"payload {key!r} nests deeper than {_MAX_DEPTH} levels")
+    if isinstance(value, Mapping):
+        inner = {}
+        for name, item in value.items():
+            if not isinstance(name, str):
+                raise InvalidRecord(f"payload {key!r}: key {name!r} is not text")
+            inner[_text(name, f"payload {key!r}")] = _json(key, item, depth + 1)
+        return inner
+    if isinstance(value, list | tuple):
+        return [_json(key, item, depth + 1) for item in value]
+    hint = ": declare it as a time field, or give ISO 8601 text" if isinstance(value, datetime) else ""
+    raise InvalidRecord(f"payload {key!r} is {type(value).__name__}, which is not JSON{hint}")
+
+
+def _text(value: str, what: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidRecord(f"{what} is not valid Unicode: {value!r}") from None
+    return value
+
+
+def _number(key: str, value: float) -> float:
+    if isinstance(value, int) and abs(value) > MAX_INT:
+        raise InvalidRecord(f"payload {key!r}: {value} is beyond 2^53 - 1: store it as text")
+    if not math.isfinite(value):
+        raise InvalidRecord(f"payload {key!r}: {value} is not a finite number")
+    return value
+
+
+def coerce(field: Field, value: Any) -> Any:
+    """A declared field's value in its canonical form: times as ISO 8601 text in UTC, places as
+    ``{"lat", "lon"}``, None where there is none.
+
+    Raises:
+        InvalidRecord: a value of another kind than declared.
+    """
+    if value is None:
+        return None
+    if not field.many:
+        return _scalar(field, value)
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise InvalidRecord(f"field {field.name!r} is a list of {field.kind}, got {value!r:.80}")
+    return [_scalar(field, item) for item in value]
+
+
+def _scalar(field: Field, value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    match field.kind:
+        case Kind.TEXT if isinstance(value, str):
+            if len(_text(value, f"field {field.name!r}").encode()) > MAX_TEXT_BYTES:
+                raise InvalidRecord(
+                    f"field {field.name!r} has {len(value.encode())} bytes: declared text has {MAX_TEXT_BYTES} at most, "
+                    "longer text belongs into an undeclared key"
+                )
+            return value
+        case Kind.BOOL if isinstance(value, bool):
+            return value
+        case Kind.INT if isinstance(value, int) and not isinstance(value, bool):
+            return _number(field.name, value)
+        case Kind.FLOAT if isinstance(value, int | float) and not isinstance(value, bool):
+            return _number(field.name, value)
+        case Kind.TIME if isinstance(value, str | datetime):
+            return _time(field, value)
+        case Kind.GEO:
+            return _place(field, value)
+    raise InvalidRecord(f"field {field.name!r} is declared {field.kind}, got {type(value).__name__} {value!r:.80}")
+
+
+def _time(field: Field, value: str | datetime) -> str:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        raise InvalidRecord(f"field {field.name!r}: {value!r} is no ISO 8601 time") from None
+    if moment.tzinfo is None:
+        raise InvalidRecord(f"field {field.name!r}: {moment.isoformat()} has no time zone: add one, such as UTC")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _place(field: Field, value: Any) -> dict[str, float]:
+    pair = (value.get("lat"), value.get("lon")) if isinstance(value, Mapping) and len(value) == 2 else value
+    if isinstance(pair, list | tuple) and len(pair) == 2 and all(_is_number(v) for v in pair):
+        lat, lon = float(pair[0]) + 0.0, float(pair[1]) + 0.0
+        if -90 <= lat <= 90 and -180 <= lon <= 180:
+            return {"lat": lat, "lon": lon}
+    raise InvalidRecord(
+        f"field {field.name!r} is a place: (lat, lon) with latitude in [-90, 90] and longitude in [-180, 180], "
+        f"got {value!r:.80}"
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# --- the way back -----------------------------------------------------------------------------------
+
+
+def from_port(payload: Payload, spec: Spec) -> Payload:
+    """A payload as users see it: without ``_rev``, declared times as aware datetimes in UTC."""
+    seen = {key: value for key, value in payload.items() if not key.startswith("_")}
+    for field in spec.fields:
+        value = seen.get(field.name)
+        if field.kind is Kind.TIME and value is not None:
+            seen[field.name] = [datetime.fromisoformat(v) for v in value] if field.many else datetime.fromisoformat(value)
+    return seen
+
+
+def with_revs(batch: Batch, first: int) -> Batch:
+    """The batch with ``_rev`` in each payload, counting up from ``first``."""
+    payloads = batch.payloads or ()
+    return replace(batch, payloads=tuple({**p, "_rev": first + i} for i, p in enumerate(payloads)))

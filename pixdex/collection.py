@@ -1,0 +1,557 @@
+"""``Collection``: the rich facade over a port. What users of vectors hold.
+
+A connector has a dozen plain verbs. Everything that must mean the same on every store happens here,
+once: records are checked and cosine vectors normalized, batches are cut by count and by bytes, results
+are ordered, a filter that a store cannot express is completed, a missing verb is emulated, an encoder
+that does not fit is refused.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import orjson
+
+from pixdex import _records
+from pixdex.errors import ConfigError, FingerprintMismatch, InvalidRecord, PartialWrite, StoreError, Unsupported
+from pixdex.filters import FALSE, TRUE, F, Filter, bind, matches, relax
+from pixdex.policy import Call, Policy
+from pixdex.scores import similarities
+from pixdex.types import Batch, Field, Fingerprint, Hit, Page, Scan, Search, Source, Spec, Tuning, Vector, Want
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from pixdex.connectors.port import Capabilities, Connector
+
+__all__ = ["Collection"]
+
+R = TypeVar("R")
+
+_ROUNDS_BEFORE_SCAN = 6
+
+
+class Collection:
+    """One collection of one store.
+
+    ``spec`` is how it lies in the store, ``connector`` the open store. Safe to use from several threads
+    as far as the store is.
+    """
+
+    def __init__(self, connector: Connector, name: str, spec: Spec, *, policy: Policy | None = None) -> None:
+        """Use ``create`` or ``open``; this neither makes nor checks anything."""
+        self.connector = connector
+        self.name = name
+        self.spec = spec
+        self.policy = policy or Policy()
+        self._last_rev = 0
+        self._rev_lock = threading.Lock()
+
+    # --- life ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, connector: Connector, name: str, spec: Spec, *, policy: Policy | None = None) -> Collection:
+        """Make an empty collection.
+
+        Raises:
+            AlreadyExists: there is one of that name.
+            Unsupported: the store cannot hold such a Spec.
+        """
+        collection = cls(connector, name, spec, policy=policy)
+        _check_supported(spec, connector)
+        collection._run("create", connector.create, spec, idempotent=False)
+        return collection
+
+    @classmethod
+    def open(
+        cls,
+        connector: Connector,
+        name: str,
+        *,
+        expect: Mapping[str, Fingerprint] | None = None,
+        policy: Policy | None = None,
+    ) -> Collection:
+        """Open a collection that exists; ``expect`` maps vector names to the fingerprints they must have.
+
+        Raises:
+            NotFound: there is none of that name.
+            FingerprintMismatch: its vectors are of another encoder than expected.
+        """
+        policy = policy or Policy()
+        spec = policy.run(Call("describe", name), lambda t: connector.describe(name, timeout=t))
+        for vector_name, fingerprint in (expect or {}).items():
+            _check_fingerprint(name, spec.vector(vector_name).fingerprint, fingerprint)
+        return cls(connector, name, spec, policy=policy)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the store does natively."""
+        return self.connector.capabilities
+
+    def alter(
+        self,
+        *,
+        fields: Sequence[Field] = (),
+        vectors: Sequence[Vector] = (),
+        sources: Sequence[Source] = (),
+    ) -> None:
+        """Declare more fields, named vectors or sources. Records that are there keep their payload; new
+        fields are filled from it.
+
+        Raises:
+            ConfigError: a name that is declared already.
+            InvalidRecord: a stored payload holds a value of another kind than the new field.
+            Unsupported: the store cannot add fields or vectors to a live collection.
+        """
+        spec = replace(
+            self.spec,
+            fields=(*self.spec.fields, *fields),
+            vectors=(*self.spec.vectors, *vectors),
+            sources=(*self.spec.sources, *sources),
+        )
+        if (fields or vectors) and not self.capabilities.alter:
+            raise Unsupported(
+                f"{self.connector.scheme} cannot add fields or vectors to a live collection: "
+                "create a new one with them and copy the records"
+            )
+        _check_supported(spec, self.connector)
+        rewritten = self._not_canonical(spec, [f for f in spec.fields if self.spec.field(f.name) is None])
+        self._run("alter", self.connector.alter, spec)
+        self.spec = spec
+        for batch in rewritten.slices(self.capabilities.max_batch):
+            self.upsert(batch)
+
+    def _not_canonical(self, spec: Spec, fields: Sequence[Field]) -> Batch:
+        """The records whose payload must be rewritten for the new fields (a time given as other text)."""
+        found: list[str] = []
+        if fields:
+            for page in self._pages(Want(payload=True)):
+                for record, payload in zip(page.batch.ids, page.batch.payloads or (), strict=True):
+                    values = {f.name: payload.get(f.name) for f in fields}
+                    try:
+                        canonical = {f.name: _records.coerce(f, values[f.name]) for f in fields}
+                    except InvalidRecord as error:
+                        raise InvalidRecord(f"record {record!r}: {error}; no field was added") from None
+                    if canonical != values:
+                        found.append(record)
+        if not found:
+            return Batch(())
+        everything = Want(payload=True, vectors=tuple(v.name for v in self.spec.vectors), tokens=spec.tokens is not None)
+        return self.fetch(found, want=everything)
+
+    def drop(self) -> None:
+        """Remove the collection and all its records."""
+        self._run("drop", self.connector.drop)
+
+    def flush(self) -> None:
+        """Return when everything acknowledged is visible to search, count and scan."""
+        self._run("flush", self.connector.flush)
+
+    # --- writing ------------------------------------------------------------------------------------
+
+    def upsert(self, batch: Batch) -> None:
+        """Write whole records; those of the same id are replaced.
+
+        ``batch.vectors`` maps vector names to ``[n, dim]``; a name that is left out, or ``batch.absent``,
+        makes records without that vector. Nothing is written when any record is invalid.
+
+        Raises:
+            InvalidRecord: an id, vector, payload or token matrix breaks a law; the message names it.
+            PartialWrite: the store failed half-way; ``done`` holds the ids that were acknowledged.
+        """
+        checked = _records.checked(batch, self.spec)
+        sizes = self._checked_sizes(checked)
+        ready = _records.with_revs(self._physical(checked), self._next_revs(len(checked)))
+        done: list[str] = []
+        for rows in self._cuts(sizes):
+            piece = ready.take(rows)
+            try:
+                self._run("upsert", self.connector.upsert, piece, size=len(piece))
+            except StoreError as error:
+                if isinstance(error, PartialWrite):
+                    done.extend(error.done)
+                if not done:
+                    raise
+                raise PartialWrite(
+                    f"{len(done)} of {len(checked)} records were written, then: {error}", done=done
+                ) from error
+            done.extend(piece.ids)
+
+    def _checked_sizes(self, batch: Batch) -> list[int]:
+        """Bytes of each record, about; refuses what the store cannot hold."""
+        limits = self.capabilities
+        vectors = sum(values.shape[1] * values.itemsize for values in batch.vectors.values())
+        sizes = []
+        for row, record in enumerate(batch.ids):
+            payload = len(orjson.dumps(batch.payloads[row])) if batch.payloads else 0
+            matrix = batch.tokens[row] if batch.tokens else None
+            for what, size, limit in (
+                ("its id", len(record.encode()), limits.max_id_bytes),
+                ("its payload", payload, limits.max_payload_bytes),
+                ("its token matrix", 0 if matrix is None else matrix.nbytes, limits.max_token_bytes),
+            ):
+                if size > limit:
+                    raise InvalidRecord(
+                        f"record {record!r:.60}: {what} has {size} bytes, {self.connector.scheme} takes {limit}"
+                    )
+            sizes.append(len(record) + payload + vectors + (0 if matrix is None else matrix.nbytes))
+        return sizes
+
+    def _cuts(self, sizes: Sequence[int]) -> Iterator[range]:
+        """Consecutive rows within the store's limits by count and by bytes."""
+        start, total = 0, 0
+        for row, size in enumerate(sizes):
+            full = row - start >= self.capabilities.max_batch or total + size > self.capabilities.max_batch_bytes
+            if row > start and full:
+                yield range(start, row)
+                start, total = row, 0
+            total += size
+        if start < len(sizes):
+            yield range(start, len(sizes))
+
+    def _next_revs(self, count: int) -> int:
+        """The first of ``count`` revisions: the clock in microseconds, never going back."""
+        with self._rev_lock:
+            first = max(time.time_ns() // 1000, self._last_rev + 1)
+            self._last_rev = first + count - 1
+            return first
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove records by id; unknown ids are no error."""
+        _records.check_ids(ids)
+        distinct = list(dict.fromkeys(ids))
+        for start in range(0, len(distinct), self.capabilities.max_batch):
+            piece = distinct[start : start + self.capabilities.max_batch]
+            self._run("delete", self.connector.delete, piece, size=len(piece))
+
+    def delete_where(self, where: Filter) -> None:
+        """Remove every record that matches.
+
+        Raises:
+            InvalidFilter: the filter does not fit the Spec; nothing is removed.
+        """
+        bound = bind(where, self.spec)
+        if bound == FALSE:
+            return
+        pushed, exact = relax(bound, self.capabilities.operators)
+        if exact and self.capabilities.delete_where:
+            self._run("delete_where", self.connector.delete_where, pushed)
+            return
+        # Collect first: deleting under a running scan may skip pages.
+        self.delete([i for page in self._matching(bound, Want(payload=False)) for i in page.batch.ids])
+
+    # --- reading ------------------------------------------------------------------------------------
+
+    def fetch(self, ids: Sequence[str], *, want: Want = Want()) -> Batch:
+        """Records by id, in the order of ``ids``; those that do not exist are left out."""
+        _records.check_ids(ids)
+        distinct = list(dict.fromkeys(ids))
+        fetch = partial(self.connector.fetch, want=self._at_port(want))
+        size = self.capabilities.max_batch
+        pieces = [distinct[start : start + size] for start in range(0, len(distinct), size)]
+        batch = _concatenated([self._run("fetch", fetch, piece, size=len(piece)) for piece in pieces])
+        row_of = {record: row for row, record in enumerate(batch.ids)}
+        return self._from_port(batch.take([row_of[i] for i in distinct if i in row_of]))
+
+    def search(
+        self,
+        queries: ArrayLike,
+        *,
+        k: int = 10,
+        where: Filter | None = None,
+        using: str | None = None,
+        threshold: float | None = None,
+        tuning: Tuning = Tuning(),
+        want: Want = Want(),
+    ) -> list[list[Hit]]:
+        """For each query at most ``k`` hits, by score, then id.
+
+        Args:
+            queries: float ``[q, dim]``.
+            where: applies before top-k.
+            using: the vector searched; may be left out when there is only one.
+            threshold: leaves out hits that score lower.
+
+        Raises:
+            InvalidRecord: a query has NaN, the wrong width, or is zero under cosine.
+            InvalidFilter: the filter does not fit the Spec.
+            FingerprintMismatch: the collection was replaced by one of another encoder.
+        """
+        if k < 1:
+            raise ConfigError(f"k is {k}: ask for at least 1")
+        vector = self._using(using)
+        checked = _records.checked_vectors(queries, vector)
+        bound = TRUE if where is None else bind(where, self.spec)
+        if bound == FALSE or not len(checked):
+            return [[] for _ in checked]
+        if k > self.capabilities.max_k or (tuning.exact and not self.capabilities.exact):
+            found = self._scan_and_score(checked, vector, bound, k, want)
+        else:
+            found = self._search(checked, vector, bound, k, tuning, want)
+        return [[hit for hit in hits if threshold is None or hit.score >= threshold] for hits in found]
+
+    def search_one(
+        self,
+        query: ArrayLike,
+        *,
+        k: int = 10,
+        where: Filter | None = None,
+        using: str | None = None,
+        threshold: float | None = None,
+        tuning: Tuning = Tuning(),
+        want: Want = Want(),
+    ) -> list[Hit]:
+        """``search`` for one query ``[dim]``."""
+        if np.ndim(query) != 1:
+            raise InvalidRecord(f"one query is [dim], got an array of shape {np.shape(query)}: use search for several")
+        queries = np.asarray(query, dtype=np.float32)[None, :]
+        return self.search(queries, k=k, where=where, using=using, threshold=threshold, tuning=tuning, want=want)[0]
+
+    def _search(
+        self, queries: NDArray[np.float32], vector: Vector, bound: Filter, k: int, tuning: Tuning, want: Want
+    ) -> list[list[Hit]]:
+        pushed, exact = relax(bound, self.capabilities.operators)
+        asked = want if exact else replace(want, payload=True)
+        reach = k
+        for _ in range(_ROUNDS_BEFORE_SCAN):
+            request = Search(
+                queries=queries,
+                k=reach,
+                using=vector.column,
+                where=None if pushed == TRUE else pushed,
+                tuning=tuning,
+                want=self._at_port(asked),
+            )
+            raw = self._run("search", self.connector.search, request)
+            kept = raw if exact else [[h for h in hits if matches(bound, h.id, h.payload or {})] for hits in raw]
+            if exact or all(len(some) >= k or len(hits) < reach for some, hits in zip(kept, raw, strict=True)):
+                return [[self._seen(hit, want) for hit in _ordered(hits)[:k]] for hits in kept]
+            if reach == self.capabilities.max_k:
+                break
+            reach = min(reach * 4, self.capabilities.max_k)
+        return self._scan_and_score(queries, vector, bound, k, want)
+
+    def _scan_and_score(
+        self, queries: NDArray[np.float32], vector: Vector, bound: Filter, k: int, want: Want
+    ) -> list[list[Hit]]:
+        """Exact search by reading every record that matches: what a store's own search cannot do."""
+        best: list[list[Hit]] = [[] for _ in queries]
+        for page in self._matching(bound, Want(payload=False, vectors=(vector.column,))):
+            batch = page.batch
+            rows = np.flatnonzero(batch.present(vector.column))
+            if not len(rows):
+                continue
+            scores = similarities(vector.metric, queries, batch.vectors[vector.column][rows])
+            for hits, row_scores in zip(best, scores, strict=True):
+                hits.extend(Hit(batch.ids[row], float(s)) for row, s in zip(rows, row_scores, strict=True))
+                hits[:] = _ordered(hits)[:k]
+        return self._filled(best, want)
+
+    def _filled(self, found: list[list[Hit]], want: Want) -> list[list[Hit]]:
+        """The hits with what was asked for, fetched by id; those deleted meanwhile are left out."""
+        if want == Want(payload=False):
+            return found
+        batch = self.fetch([hit.id for hits in found for hit in hits], want=want)
+        row_of = {record: row for row, record in enumerate(batch.ids)}
+        return [[_hit(batch, row_of[h.id], h.score) for h in hits if h.id in row_of] for hits in found]
+
+    def scan(
+        self,
+        *,
+        where: Filter | None = None,
+        want: Want = Want(),
+        size: int = 1000,
+        after: str | None = None,
+        since: int | None = None,
+    ) -> Iterator[Page]:
+        """Every record that matches, in pages of at most ``size``, in no promised order.
+
+        ``after`` resumes behind a page: ``page.after``. ``since`` keeps records written after a
+        revision (``Batch.revs``): that is how a copy catches up with a live collection.
+        """
+        if size < 1:
+            raise ConfigError(f"size is {size}: ask for at least 1")
+        bound = TRUE if where is None else bind(where, self.spec)
+        if since is not None:
+            bound = bind(bound & (F["_rev"] > since), self.spec)
+        if bound == FALSE:
+            return
+        for page in self._matching(bound, self._at_port(want), size=size, after=after):
+            yield Page(self._from_port(page.batch), page.after)
+
+    def count(self, where: Filter | None = None) -> int:
+        """How many records match, exactly."""
+        bound = TRUE if where is None else bind(where, self.spec)
+        if bound == FALSE:
+            return 0
+        pushed, exact = relax(bound, self.capabilities.operators)
+        if not exact:
+            return sum(len(page.batch) for page in self._matching(bound, Want(payload=False)))
+        return self._run("count", self.connector.count, None if pushed == TRUE else pushed)
+
+    def _matching(self, bound: Filter, want: Want, *, size: int = 1000, after: str | None = None) -> Iterator[Page]:
+        """Pages at the port of the records that match a bound filter, the residual checked here."""
+        pushed, exact = relax(bound, self.capabilities.operators)
+        where = None if pushed == TRUE else pushed
+        asked = want if exact else replace(want, payload=True)
+        for page in self._pages(asked, where=where, size=size, after=after):
+            batch = page.batch
+            if not exact:
+                payloads = batch.payloads or ()
+                batch = batch.take([i for i, r in enumerate(batch.ids) if matches(bound, r, payloads[i])])
+                if not want.payload:
+                    batch = replace(batch, payloads=None)
+            yield Page(batch, page.after)
+
+    def _pages(
+        self, want: Want, *, where: Filter | None = None, size: int = 1000, after: str | None = None
+    ) -> Iterator[Page]:
+        size = min(size, self.capabilities.max_batch)
+        while True:
+            request = Scan(size=size, after=after, where=where, want=want)
+            page = self._run("scan", self.connector.scan, request)
+            if len(page.batch) or page.after is None:
+                yield page
+            after = page.after
+            if after is None:
+                return
+
+    # --- between user and port ----------------------------------------------------------------------
+
+    def _run(self, verb: str, method: Callable[..., R], *args: Any, size: int = 0, idempotent: bool = True) -> R:
+        """One verb of the connector on this collection, under the policy."""
+        call = Call(verb, self.name, size, idempotent)
+        try:
+            return self.policy.run(call, lambda timeout: method(self.name, *args, timeout=timeout))
+        except FingerprintMismatch as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: FingerprintMismatch) -> FingerprintMismatch:
+        """A stale handle, told apart: what this handle was opened with and what is there now."""
+        now = self.connector.describe(self.name, timeout=self.policy.attempt_timeout)
+        for vector in self.spec.vectors:
+            for other in now.vectors:
+                if other.name == vector.name and other.fingerprint.digest != vector.fingerprint.digest:
+                    return FingerprintMismatch(
+                        f"collection {self.name!r} was switched to another encoder while this handle was open: "
+                        f"{_spelled(vector.fingerprint)} before, {_spelled(other.fingerprint)} now. Open it again."
+                    )
+        return FingerprintMismatch(f"{error}. Open the collection again.")
+
+    def _using(self, name: str | None) -> Vector:
+        if name is not None:
+            return self.spec.vector(name)
+        if len(self.spec.vectors) > 1:
+            names = ", ".join(v.name for v in self.spec.vectors)
+            raise ConfigError(f"this collection has several vectors ({names}): say which with using=")
+        return self.spec.vectors[0]
+
+    def _physical(self, batch: Batch) -> Batch:
+        column = {vector.name: vector.column for vector in self.spec.vectors}
+        return replace(
+            batch,
+            vectors={column[name]: values for name, values in batch.vectors.items()},
+            absent={column[name]: mask for name, mask in batch.absent.items()},
+        )
+
+    def _at_port(self, want: Want) -> Want:
+        tokens = want.tokens and self.spec.tokens is not None
+        return replace(want, vectors=tuple(self.spec.vector(name).column for name in want.vectors), tokens=tokens)
+
+    def _from_port(self, batch: Batch) -> Batch:
+        name = {vector.column: vector.name for vector in self.spec.vectors}
+        payloads = batch.payloads
+        return Batch(
+            batch.ids,
+            {name[column]: values for column, values in batch.vectors.items()},
+            None if payloads is None else tuple(_records.from_port(p, self.spec) for p in payloads),
+            batch.tokens,
+            {name[column]: mask for column, mask in batch.absent.items()},
+            None if payloads is None else tuple(int(p.get("_rev", 0)) for p in payloads),
+        )
+
+    def _seen(self, hit: Hit, want: Want) -> Hit:
+        """A hit of the port as users see it."""
+        name = {vector.column: vector.name for vector in self.spec.vectors}
+        shown = hit.payload is not None and want.payload
+        return Hit(
+            hit.id,
+            float(hit.score),
+            _records.from_port(hit.payload, self.spec) if shown and hit.payload is not None else None,
+            None if hit.vectors is None else {name[column]: value for column, value in hit.vectors.items()},
+            hit.tokens,
+            hit.trace,
+        )
+
+
+def _ordered(hits: Sequence[Hit]) -> list[Hit]:
+    return sorted(hits, key=lambda hit: (-hit.score, hit.id))
+
+
+def _hit(batch: Batch, row: int, score: float) -> Hit:
+    vectors = {name: values[row] for name, values in batch.vectors.items() if batch.present(name)[row]}
+    return Hit(
+        batch.ids[row],
+        score,
+        None if batch.payloads is None else batch.payloads[row],
+        vectors or None,
+        None if batch.tokens is None else batch.tokens[row],
+    )
+
+
+def _concatenated(batches: Sequence[Batch]) -> Batch:
+    """The batches as one; all come from the same request, so they have the same columns, except
+    where no record of a batch has a vector."""
+    if len(batches) == 1:
+        return batches[0]
+    ids = tuple(i for batch in batches for i in batch.ids)
+    widths = {name: values.shape[1] for batch in batches for name, values in batch.vectors.items()}
+    vectors, absent = {}, {}
+    for name, dim in widths.items():
+        vectors[name] = np.concatenate([b.vectors.get(name, np.zeros((len(b), dim), np.float32)) for b in batches])
+        absent[name] = ~np.concatenate([b.present(name) for b in batches])
+    return Batch(ids, vectors, _joined([b.payloads for b in batches]), _joined([b.tokens for b in batches]), absent)
+
+
+def _joined(columns: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
+    if any(column is None for column in columns) or not columns:
+        return None
+    return tuple(item for column in columns if column is not None for item in column)
+
+
+def _check_supported(spec: Spec, connector: Connector) -> None:
+    limits, scheme = connector.capabilities, connector.scheme
+    if len(spec.vectors) > limits.max_vectors:
+        raise Unsupported(f"{scheme} holds {limits.max_vectors} vectors a record, the Spec has {len(spec.vectors)}")
+    for vector in spec.vectors:
+        if vector.dim > limits.max_dim:
+            raise Unsupported(f"{scheme} takes vectors of {limits.max_dim} dimensions, {vector.name!r} has {vector.dim}")
+        if vector.metric not in limits.metrics:
+            raise Unsupported(f"{scheme} has no {vector.metric} metric")
+    if spec.tokens is not None and not limits.tokens:
+        raise Unsupported(f"{scheme} has no place for tokens: leave out the TokenSpec")
+    if spec.tokens is not None and spec.tokens.max_bytes > limits.max_token_bytes:
+        raise Unsupported(
+            f"{scheme} keeps {limits.max_token_bytes} bytes of tokens a record, the TokenSpec asks for "
+            f"{spec.tokens.max_bytes}: fewer or narrower tokens"
+        )
+
+
+def _check_fingerprint(name: str, found: Fingerprint, expected: Fingerprint) -> None:
+    difference = found.difference(expected)
+    if difference:
+        raise FingerprintMismatch(
+            f"collection {name!r} holds vectors of {_spelled(found)}, not of {_spelled(expected)} "
+            f"(they differ in: {difference}). Open it with the encoder that wrote it, or make a new collection "
+            "and add the pictures again."
+        )
+
+
+def _spelled(fingerprint: Fingerprint) -> str:
+    return f"{fingerprint.encoder} [{fingerprint.digest[:8]}]"

@@ -1,0 +1,157 @@
+"""What a store is: about a dozen verbs over frozen values. ``Collection`` adds everything rich, once.
+
+Promises that every connector keeps (``pixdex.testing`` turns each into a test):
+
+* ``upsert`` replaces the whole record and is idempotent; ``delete`` and ``fetch`` ignore unknown ids.
+* A filter applies before top-k. Filters arrive bound (see ``pixdex.filters``) and hold only operators
+  that ``capabilities.operators`` lists; what else a user asks for, the facade completes.
+* ``scan`` visits every record that is present throughout, once, in any order; a page may be asked for
+  again with the same cursor. A page may be short; only ``after is None`` means the end.
+* ``fetch`` returns what exists, in any order. A stored vector equals the one given to 1e-6.
+* ``describe`` returns the Spec that ``create`` or ``alter`` was given, also while the collection is empty.
+* After ``flush`` everything acknowledged is visible to search, count and scan.
+* Scores are similarities in the sense of ``Metric``. Client exceptions are translated; unknown
+  collections are NotFound; a vector name that the collection lacks is FingerprintMismatch, because
+  physical vector names carry the fingerprint.
+
+What the facade has done before a call: ids, vectors and payloads are checked and canonical (see
+``Collection``), cosine vectors are normalized, batches are within ``capabilities``, ids are distinct.
+Payloads carry ``_rev``. Times in payloads are ISO 8601 text in UTC; ``filters.stored`` gives the value
+for a typed column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from pixdex.filters import Operator
+from pixdex.types import MAX_ID_BYTES, Batch, Hit, Metric, Page, Scan, Search, Spec, Want
+
+if TYPE_CHECKING:
+    from pixdex.filters import Filter
+
+__all__ = ["Capabilities", "Connector"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a store does natively, limits included. Tests, emulation and the docs table read it.
+
+    Attributes:
+        metrics: the metrics it scores with.
+        operators: the filter operators it evaluates exactly as pixdex defines them.
+        delete_where: deletes by filter (else: the facade scans and deletes).
+        exact: ``Tuning(exact=True)`` is exact (else: the facade scans and scores).
+        alias: has aliases that switch atomically.
+        alter: fields and vectors can be added to a live collection.
+        durable: what was acknowledged survives the process.
+        reads_own_writes: acknowledged writes are visible to this handle without ``flush``.
+        staleness: seconds until another handle sees an acknowledged, flushed write.
+        tokens: has a place for token matrices.
+        max_vectors: named vectors a collection may have.
+        max_batch: records a write.
+        max_batch_bytes: bytes a write, about.
+        max_k: results a query.
+        max_dim: width of a vector.
+        max_id_bytes: UTF-8 bytes of an id.
+        max_payload_bytes: bytes of a payload as JSON.
+        max_token_bytes: bytes of a token matrix.
+    """
+
+    metrics: frozenset[Metric] = frozenset(Metric)
+    operators: frozenset[Operator] = frozenset(Operator)
+    delete_where: bool = True
+    exact: bool = True
+    alias: bool = True
+    alter: bool = True
+    durable: bool = True
+    reads_own_writes: bool = True
+    staleness: float = 0.0
+    tokens: bool = True
+    max_vectors: int = 16
+    max_batch: int = 1000
+    max_batch_bytes: int = 16 << 20
+    max_k: int = 16384
+    max_dim: int = 32768
+    max_id_bytes: int = MAX_ID_BYTES
+    max_payload_bytes: int = 1 << 20
+    max_token_bytes: int = 1 << 20
+
+
+@runtime_checkable
+class Connector(Protocol):
+    """One open store. Safe to call from several threads. ``timeout`` is in seconds, None for no limit.
+
+    ``name`` is a collection or an alias everywhere but in ``create``, ``drop`` and ``alias``.
+    """
+
+    scheme: str
+    capabilities: Capabilities
+
+    def create(self, name: str, spec: Spec, *, timeout: float | None) -> None:
+        """Make an empty collection. Raises AlreadyExists, also for the name of an alias."""
+        ...
+
+    def describe(self, name: str, *, timeout: float | None) -> Spec:
+        """The Spec of a collection. Raises NotFound, StoreFormat (made by another tool)."""
+        ...
+
+    def alter(self, name: str, spec: Spec, *, timeout: float | None) -> None:
+        """Replace the Spec by one with more fields, vectors or sources; old records get the columns
+        of new fields filled from their payloads. Raises Unsupported where the store cannot."""
+        ...
+
+    def drop(self, name: str, *, timeout: float | None) -> None:
+        """Remove a collection, its records and the aliases that point at it; unknown names are ignored."""
+        ...
+
+    def names(self, *, timeout: float | None) -> Sequence[str]:
+        """The collections, sorted, aliases not among them."""
+        ...
+
+    def upsert(self, name: str, batch: Batch, *, timeout: float | None) -> None:
+        """Write whole records. ``batch.payloads`` is always given. Vectors go by physical name."""
+        ...
+
+    def delete(self, name: str, ids: Sequence[str], *, timeout: float | None) -> None:
+        """Remove records by id."""
+        ...
+
+    def delete_where(self, name: str, where: Filter, *, timeout: float | None) -> None:
+        """Remove every record that matches; called only with the capability."""
+        ...
+
+    def fetch(self, name: str, ids: Sequence[str], *, want: Want, timeout: float | None) -> Batch:
+        """Records by id: those that exist, in any order."""
+        ...
+
+    def search(self, name: str, request: Search, *, timeout: float | None) -> Sequence[Sequence[Hit]]:
+        """For each query at most ``k`` hits, best first. Records without the vector are not found."""
+        ...
+
+    def scan(self, name: str, request: Scan, *, timeout: float | None) -> Page:
+        """One page of the records that match."""
+        ...
+
+    def count(self, name: str, where: Filter | None, *, timeout: float | None) -> int:
+        """How many records match, exactly."""
+        ...
+
+    def flush(self, name: str, *, timeout: float | None) -> None:
+        """Return when everything acknowledged is visible to search, count and scan."""
+        ...
+
+    def alias(self, alias: str, name: str | None, *, timeout: float | None) -> None:
+        """Point ``alias`` at a collection, atomically; None removes it. Raises AlreadyExists when
+        ``alias`` is the name of a collection, NotFound when ``name`` is none."""
+        ...
+
+    def aliases(self, *, timeout: float | None) -> Mapping[str, str]:
+        """alias -> collection."""
+        ...
+
+    def close(self) -> None:
+        """Release the store; calling twice is fine."""
+        ...

@@ -1,0 +1,67 @@
+"""What an encoder is: pictures in, vectors (and, when asked, tokens) out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pixdex.types import Fingerprint, Metric, TokenSpec
+
+__all__ = ["Encoder", "Features", "Pixels"]
+
+Pixels: TypeAlias = "NDArray[np.uint8]"
+"""An upright sRGB picture, uint8 ``[height, width, 3]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What an encoder makes of n pictures.
+
+    Attributes:
+        vectors: float32 ``[n, dim]``.
+        tokens: n matrices ``[t, token dim]`` in the dtype of the encoder's TokenSpec, or None.
+    """
+
+    vectors: NDArray[np.float32]
+    tokens: tuple[NDArray[Any], ...] | None = None
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns pictures into vectors. Thread-safe in ``prepare``; ``encode`` is called from one thread.
+
+    Attributes:
+        name: short name for people, such as ``classic`` or ``vit-tiny-16-224``.
+        reference: what ``encoders.load`` needs to make this encoder again; kept with a collection.
+        dim: width of the vectors.
+        metric: what the vectors are to be compared with.
+        fingerprint: identity over config, weights, head and preprocessing.
+        token_spec: shape of the tokens, None for an encoder without.
+        batch_size: how many pictures a call of ``encode`` likes best.
+    """
+
+    name: str
+    reference: str
+    dim: int
+    metric: Metric
+    fingerprint: Fingerprint
+    token_spec: TokenSpec | None
+    batch_size: int
+
+    def prepare(self, pixels: Pixels) -> NDArray[Any]:
+        """One picture resized and cropped to what ``encode`` takes; run in decoding threads."""
+        ...
+
+    def encode(self, prepared: Sequence[NDArray[Any]], *, tokens: bool = False) -> Features:
+        """Vectors of prepared pictures, and their tokens when asked for.
+
+        Raises:
+            Unsupported: tokens are asked of an encoder that has none.
+        """
+        ...

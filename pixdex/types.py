@@ -1,0 +1,407 @@
+"""The values that travel between facade, ports and stores.
+
+All are frozen. A stored ``Spec`` is validated by pydantic when it is read back; the import of this
+module stays free of it. Nothing here knows a store.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import orjson
+
+from pixdex.errors import ConfigError, StoreFormat
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pixdex.filters import Filter
+
+__all__ = [
+    "MAX_ID_BYTES",
+    "MAX_INT",
+    "MAX_TEXT_BYTES",
+    "REV",
+    "Batch",
+    "Field",
+    "Fingerprint",
+    "Foreign",
+    "Hit",
+    "Kind",
+    "Metric",
+    "Native",
+    "Page",
+    "Payload",
+    "Scan",
+    "Search",
+    "Source",
+    "Spec",
+    "TokenSpec",
+    "Tuning",
+    "Vector",
+    "Want",
+]
+
+Payload: TypeAlias = Mapping[str, Any]
+Matrix: TypeAlias = "NDArray[np.float32]"
+
+MAX_ID_BYTES = 512
+MAX_INT = 2**53 - 1
+"""Largest integer of a payload or filter: the largest that every store and JSON reader keeps exactly."""
+MAX_TEXT_BYTES = 8 * 1024
+SPEC_VERSION = 1
+FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}\Z")
+VECTOR_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}\Z")
+DIGEST = re.compile(r"[0-9a-f]{8,128}\Z")
+
+
+class Metric(StrEnum):
+    """How two vectors are compared. A score is always a similarity: higher is better."""
+
+    COSINE = "cosine"
+    """cos(q, x), in [-1, 1]."""
+    DOT = "dot"
+    """Inner product."""
+    L2 = "l2"
+    """Minus the squared Euclidean distance."""
+
+
+class Kind(StrEnum):
+    """The type of a declared field."""
+
+    TEXT = "text"
+    INT = "int"
+    FLOAT = "float"
+    BOOL = "bool"
+    TIME = "time"
+    GEO = "geo"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """A payload key that filters may use.
+
+    ``ordinal`` numbers the physical column (``f1``, ``f2`` ...); a Spec assigns it, so that user
+    names never enter SQL or an expression.
+    """
+
+    name: str
+    kind: Kind
+    many: bool = False
+    ordinal: int = 0
+
+    @property
+    def column(self) -> str:
+        """The physical column name."""
+        return f"f{self.ordinal}"
+
+
+REV = Field(name="_rev", kind=Kind.INT, ordinal=0)
+"""The revision that every record carries: microseconds since 1970, monotone per writer. Column ``f0``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """Which encoder made a vector: its name and digests of all that shapes the result.
+
+    ``digest`` is hexadecimal, 8 characters at least. ``parts`` maps what went into it (``config``,
+    ``weights``, ``head``, ``preprocessing``) to a digest each, so that a mismatch can say what differs.
+    """
+
+    encoder: str
+    digest: str
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not DIGEST.match(self.digest):
+            raise ConfigError(f"fingerprint digest {self.digest!r}: 8 to 128 lower-case hexadecimal characters")
+
+    def difference(self, other: Fingerprint) -> str:
+        """What differs from ``other``, in words; empty when nothing does."""
+        if self.digest == other.digest:
+            return ""
+        names = [n for n in {**self.parts, **other.parts} if self.parts.get(n) != other.parts.get(n)]
+        if self.encoder != other.encoder:
+            names.insert(0, "encoder")
+        return ", ".join(names) or "digest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vector:
+    """One named vector of a collection."""
+
+    name: str = "image"
+    dim: int
+    metric: Metric = Metric.COSINE
+    dtype: Literal["float32", "float16"] = "float32"
+    kind: Literal["dense"] = "dense"
+    fingerprint: Fingerprint
+
+    def __post_init__(self) -> None:
+        if not VECTOR_NAME.match(self.name):
+            raise ConfigError(f"vector name {self.name!r}: a letter, then letters or digits or _, 40 at most")
+        if self.dim < 1:
+            raise ConfigError(f"vector {self.name!r} needs a dimension of at least 1, not {self.dim}")
+
+    @property
+    def column(self) -> str:
+        """The physical name: it carries the fingerprint, so that a stale handle fails in the store."""
+        return f"{self.name}_{self.fingerprint.digest[:8]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSpec:
+    """The local descriptors a record may carry for rerankers: at most ``count`` rows of ``dim``."""
+
+    count: int
+    dim: int
+    dtype: Literal["int8", "float16", "float32"] = "int8"
+    fingerprint: Fingerprint
+
+    @property
+    def max_bytes(self) -> int:
+        """Bytes of a full token matrix."""
+        return self.count * self.dim * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Native:
+    """A collection that pixdex made: ordinals for columns, our id mapping."""
+
+    kind: Literal["native"] = "native"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign:
+    """A collection that another tool made: how its ids are coded and what its columns are called."""
+
+    kind: Literal["foreign"] = "foreign"
+    ids: Literal["text", "uuid", "int"]
+    key: str
+    vectors: Mapping[str, str]
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A folder that was added: ids start with ``name``; ``root`` is where it lay."""
+
+    name: str
+    root: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """How a collection lies in its store: vectors, declared fields, tokens, layout, identity.
+
+    Fields without an ordinal get the next one. ``encoder`` is the reference that makes the encoder
+    again. Written with the collection and compared when it is opened.
+
+    Raises:
+        ConfigError: no vector, a name that stands twice, or a field name that is not allowed.
+    """
+
+    vectors: tuple[Vector, ...]
+    fields: tuple[Field, ...] = ()
+    tokens: TokenSpec | None = None
+    layout: Native | Foreign = Native()
+    encoder: str | None = None
+    sources: tuple[Source, ...] = ()
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.vectors:
+            raise ConfigError("a collection needs at least one vector")
+        _refuse_twice("vector", [v.name for v in self.vectors])
+        _refuse_twice("field", [f.name for f in self.fields])
+        for declared in self.fields:
+            if not FIELD_NAME.match(declared.name):
+                raise ConfigError(
+                    f"field name {declared.name!r}: use a letter, then letters, digits or underscores, 63 at most"
+                )
+        object.__setattr__(self, "fields", _with_ordinals(self.fields))
+
+    @property
+    def columns(self) -> tuple[Field, ...]:
+        """Every physical column: the revision, then the declared fields."""
+        return (REV, *self.fields)
+
+    def field(self, name: str) -> Field | None:
+        """The declared field of that name, ``_rev`` included, or None."""
+        return next((f for f in self.columns if f.name == name), None)
+
+    def vector(self, name: str) -> Vector:
+        """The vector of that name.
+
+        Raises:
+            ConfigError: the collection has none.
+        """
+        for vector in self.vectors:
+            if vector.name == name:
+                return vector
+        raise ConfigError(f"no vector {name!r} in this collection: it has {', '.join(v.name for v in self.vectors)}")
+
+    def to_json(self) -> str:
+        """The form that stores keep."""
+        return orjson.dumps(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Spec:
+        """The Spec of ``to_json``.
+
+        Raises:
+            StoreFormat: it is not one, or a newer pixdex wrote it.
+        """
+        from pydantic import TypeAdapter  # a tenth of a second: only when a stored Spec is read
+
+        try:
+            document = orjson.loads(text)
+            version = document.get("version", 1)
+            if version > SPEC_VERSION:
+                raise StoreFormat(
+                    f"the collection was written by a newer pixdex (Spec version {version}, "
+                    f"this one reads {SPEC_VERSION}): pip install -U pixdex"
+                )
+            return TypeAdapter(cls).validate_json(text)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise StoreFormat(f"the collection's Spec cannot be read: {error}") from error
+
+
+def _refuse_twice(what: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{what} {name!r} is declared twice")
+
+
+def _with_ordinals(fields: Sequence[Field]) -> tuple[Field, ...]:
+    """The fields, numbered: those without an ordinal follow the highest that is taken."""
+    last = max((f.ordinal for f in fields), default=0)
+    numbered = []
+    for declared in fields:
+        if declared.ordinal == 0:
+            last += 1
+            declared = replace(declared, ordinal=last)
+        numbered.append(declared)
+    return tuple(numbered)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """What a read brings back besides ids and scores."""
+
+    payload: bool = True
+    vectors: tuple[str, ...] = ()
+    """Names of vectors (at the port: physical names)."""
+    tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """The one search knob: ``effort`` in [0, 1] trades time for recall; ``exact`` leaves no choice."""
+
+    effort: float = 0.5
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records as columns.
+
+    Attributes:
+        ids: n ids.
+        vectors: name -> float32 ``[n, dim]``. At the port the names are physical.
+        payloads: n JSON objects, or None when not asked for.
+        tokens: n token matrices ``[t, dim]`` or None each; None when not asked for.
+        absent: name -> bool ``[n]``, true where a record lacks that vector (its row means nothing).
+            A name that is missing here is absent nowhere.
+        revs: n revisions. Filled by ``Collection`` on reads; at the port they are payload ``_rev``.
+    """
+
+    ids: tuple[str, ...]
+    vectors: Mapping[str, Matrix] = field(default_factory=dict)
+    payloads: tuple[Payload, ...] | None = None
+    tokens: tuple[NDArray[Any] | None, ...] | None = None
+    absent: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    revs: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def present(self, name: str) -> NDArray[np.bool_]:
+        """bool ``[n]``: which records have the vector ``name``."""
+        if name not in self.vectors:
+            return np.zeros(len(self.ids), dtype=bool)
+        if name not in self.absent:
+            return np.ones(len(self.ids), dtype=bool)
+        return ~self.absent[name]
+
+    def take(self, rows: Sequence[int]) -> Batch:
+        """The records at ``rows``, in that order."""
+        index = np.asarray(rows, dtype=np.intp)
+        return Batch(
+            tuple(self.ids[i] for i in rows),
+            {name: matrix[index] for name, matrix in self.vectors.items()},
+            None if self.payloads is None else tuple(self.payloads[i] for i in rows),
+            None if self.tokens is None else tuple(self.tokens[i] for i in rows),
+            {name: mask[index] for name, mask in self.absent.items()},
+            None if self.revs is None else tuple(self.revs[i] for i in rows),
+        )
+
+    def slices(self, size: int) -> Iterator[Batch]:
+        """Consecutive batches of at most ``size`` records."""
+        for start in range(0, len(self), size):
+            yield self.take(range(start, min(start + size, len(self))))
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One result.
+
+    ``score`` is a similarity, higher is better, the same number on every store for the same vectors.
+    ``trace`` says how it came about: ``{"approximate": 1.0}``, ``{"first": .71, "maxsim": .83}``.
+    """
+
+    id: str
+    score: float
+    payload: Payload | None = None
+    vectors: Mapping[str, NDArray[np.float32]] | None = None
+    tokens: NDArray[Any] | None = None
+    trace: Mapping[str, float] = field(default_factory=dict)
+
+
+Hits: TypeAlias = list[Hit]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """One search at the port: ``queries`` float32 ``[q, dim]``, ``using`` a physical vector name."""
+
+    queries: Matrix
+    k: int
+    using: str
+    where: Filter | None = None
+    tuning: Tuning = Tuning()
+    want: Want = Want()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """One page of a scan: at most ``size`` records after the cursor ``after`` (None: from the start)."""
+
+    size: int
+    after: str | None = None
+    where: Filter | None = None
+    want: Want = Want()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Records and the cursor of the next page (None: that was the last)."""
+
+    batch: Batch
+    after: str | None
