@@ -1,0 +1,249 @@
+"""Killed at any instant, the embedded store opens again with every acknowledged record.
+
+A child writes through ``Collection`` (new records, replaced ones, deletions, calls of 1 to 200 records) and says
+after each call that it was acknowledged. It is killed with SIGKILL at a random instant, during the creation of
+the store too; then the store is opened, every record compared with what was acknowledged, searched, and
+written to. Most kills hit the same store again and again, so that wounds add up; every fifth hits a fresh one.
+
+The call that was under way may have happened or not, but not by half. SIGKILL is not a power cut: what the
+system had not yet brought to the disk is not lost by it, so this does not prove the fsyncs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import Goal, report, table
+from pixdex.collection import Collection
+from pixdex.connectors import connect
+from pixdex.errors import NotFound, PixdexError
+from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Spec, Vector, Want
+
+DIM, POOL = 64, 3000
+KILLS, QUICK_KILLS = 50, 8
+LONGEST = 0.8
+"""Seconds that a child writes at most before it is killed."""
+
+SPEC = Spec(
+    vectors=(Vector(dim=DIM, metric=Metric.L2, fingerprint=Fingerprint(encoder="random", digest="00000000")),),
+    fields=(
+        Field(name="life", kind=Kind.INT),
+        Field(name="call", kind=Kind.INT),
+        Field(name="tags", kind=Kind.TEXT, many=True),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of one life of the child: the same in child and parent, because both are drawn from the same seed."""
+
+    life: int
+    number: int
+    deletes: bool
+    ids: tuple[str, ...]
+
+    def batch(self) -> Batch:
+        """The records that it writes."""
+        vectors = np.random.default_rng([self.life, self.number]).normal(size=(len(self.ids), DIM)).astype(np.float32)
+        payload = {"life": self.life, "call": self.number, "tags": [f"t{self.number % 7}", "all"]}
+        return Batch(self.ids, {"image": vectors}, tuple({**payload, "id": record} for record in self.ids))
+
+
+@lru_cache(maxsize=512)
+def calls_so_far(life: int, count: int) -> list[Call]:
+    """The first ``count`` calls of a life."""
+    stream = calls(life)
+    return [next(stream) for _ in range(count)]
+
+
+def calls(life: int) -> Iterator[Call]:
+    """Everything a child would do, if it lived."""
+    dice, number = random.Random(life), 0
+    while True:
+        size = int(200 ** dice.random())
+        ids = tuple(f"r{n}" for n in dice.sample(range(POOL), size))
+        yield Call(life, number, dice.random() < 0.15, ids)
+        number += 1
+
+
+def write(path: Path, life: int) -> None:
+    """The child: write until killed."""
+    print("ready", flush=True)
+    with_store = opened(path)
+    for call in calls(life):
+        if call.deletes:
+            with_store.delete(call.ids)
+        else:
+            with_store.upsert(call.batch())
+        print(call.number, flush=True)
+
+
+def opened(path: Path) -> Collection:
+    """The collection, created where there is none."""
+    connector, name = connect(f"pq://{path}")
+    try:
+        return Collection.open(connector, name)
+    except NotFound:
+        return Collection.create(connector, name, SPEC)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the kills."""
+
+    acknowledged: int = 0
+    lost: int = 0
+    unreadable: int = 0
+    torn: int = 0
+    reopened: list[float] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+State = dict[str, tuple[Call, int]]
+"""id -> the call that wrote it and its place in there."""
+
+
+def apply(state: State, call: Call) -> State:
+    """The state after a call."""
+    after = dict(state)
+    for place, record in enumerate(call.ids):
+        if call.deletes:
+            after.pop(record, None)
+        else:
+            after[record] = (call, place)
+    return after
+
+
+def kill_once(path: Path, life: int, state: State, dice: random.Random, outcome: Outcome) -> State:
+    """One life: write, be killed, be looked at. Returns what the store holds now."""
+    command = [sys.executable, "-m", "benchmarks.durability", "--write", str(path), "--life", str(life)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    child.stdout.readline()
+    time.sleep(LONGEST * dice.random() ** 2)
+    child.kill()
+    done = child.communicate()[0].split()
+    history = calls_so_far(life, len(done) + 1)
+    for call in history[:-1]:
+        state = apply(state, call)
+        outcome.acknowledged += len(call.ids)
+    try:
+        return examined(path, state, history[-1], outcome)
+    except PixdexError as error:
+        outcome.unreadable += 1
+        outcome.problems.append(f"life {life}: {type(error).__name__}: {error}")
+        return state
+
+
+def examined(path: Path, state: State, under_way: Call, outcome: Outcome) -> State:
+    """Compare the store with the acknowledged state, or that and the call under way; search and write to it."""
+    start = time.perf_counter()
+    collection = opened(path)
+    outcome.reopened.append(time.perf_counter() - start)
+    batch = collection.fetch([f"r{n}" for n in range(POOL)], want=Want(vectors=("image",)))
+    found = {record: (batch.vectors["image"][i], (batch.payloads or ())[i]) for i, record in enumerate(batch.ids)}
+    before, after = differences(found, state), differences(found, apply(state, under_way))
+    untouched = [record for record in before if record not in under_way.ids]
+    outcome.lost += len(untouched)
+    outcome.problems += [f"life {under_way.life}: {record} is not what was acknowledged" for record in untouched[:3]]
+    if before and after and not untouched:
+        outcome.torn += 1
+    state = state if not before else apply(state, under_way)
+    if collection.count() != len(found):
+        outcome.lost += 1
+        outcome.problems.append(f"life {under_way.life}: {collection.count()} counted, {len(found)} fetched")
+    check_use(collection, found, outcome)
+    collection.connector.close()
+    return state
+
+
+def check_use(collection: Collection, found: dict[str, Any], outcome: Outcome) -> None:
+    """Searching finds a record by its own vector; a record can be written, read and deleted."""
+    record = next(iter(found), None)
+    if record is not None and collection.search_one(found[record][0], k=1)[0].id != record:
+        outcome.lost += 1
+        outcome.problems.append(f"{record} is not found by its own vector")
+    collection.upsert(Batch(("probe",), {"image": np.ones((1, DIM), dtype=np.float32)}))
+    if collection.search_one(np.ones(DIM), k=1)[0].id != "probe":
+        outcome.unreadable += 1
+        outcome.problems.append("a store that was opened again does not take a record")
+    collection.delete(["probe"])
+
+
+def differences(found: dict[str, Any], state: State) -> list[str]:
+    """The ids whose record is not the one of ``state``."""
+    return [record for record in found.keys() | state.keys() if not same(found.get(record), state.get(record))]
+
+
+def same(found: Any, expected: tuple[Call, int] | None) -> bool:
+    """Whether a record is the one that a call wrote: its vector and its payload."""
+    if found is None or expected is None:
+        return found is None and expected is None
+    call, place = expected
+    batch = written(call)
+    return bool(np.array_equal(found[0], batch.vectors["image"][place])) and found[1] == (batch.payloads or ())[place]
+
+
+written = lru_cache(maxsize=4096)(Call.batch)
+
+
+def measure(kills: int) -> Outcome:
+    """Kill ``kills`` times."""
+    outcome, dice, state = Outcome(), random.Random(time.time_ns()), State()
+    with tempfile.TemporaryDirectory(prefix="pixdex-") as place:
+        for life in range(1, kills + 1):
+            if life % 5 == 0:
+                kill_once(Path(place, f"fresh{life}.pix"), life, {}, dice, outcome)
+            else:
+                state = kill_once(Path(place, "wounded.pix"), life, state, dice, outcome)
+    return outcome
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.durability", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_KILLS} kills instead of {KILLS}")
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--life", type=int, default=0, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.write:
+        write(options.write, options.life)
+        return 0
+    kills = QUICK_KILLS if options.quick else KILLS
+    outcome = measure(kills)
+    results = {
+        "kills": kills,
+        "acknowledged": outcome.acknowledged,
+        "lost": outcome.lost,
+        "torn_calls": outcome.torn,
+        "unreadable_stores": outcome.unreadable,
+        "reopen_ms_median": round(float(np.median(outcome.reopened or [0.0])) * 1e3, 2),
+        "reopen_ms_worst": round(max(outcome.reopened, default=0.0) * 1e3, 2),
+    }
+    table(("measured", "value"), list(results.items()))
+    for problem in outcome.problems[:20]:
+        print(problem)
+    goals = {
+        "acknowledged_lost": Goal(outcome.lost, 0, at_most=True),
+        "unreadable_stores": Goal(outcome.unreadable, 0, at_most=True),
+        "torn_calls": Goal(outcome.torn, 0, at_most=True),
+    }
+    return 0 if report("durability", results, goals, as_json=options.json) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
