@@ -1,0 +1,61 @@
+# Two commands for everybody: make demo, make test. Both set up what they need in a folder of their own.
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_VENV ?= .venv-demo
+BIN = $(VENV)/bin
+PIP_OPTIONS = --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test test-long lint types check setup bench clean
+
+# The core alone, without torch, and the packages that the photographs come with.
+demo: $(DEMO_VENV)/ready
+	$(DEMO_VENV)/bin/pixdex demo
+
+# Everything that needs no container engine.
+test: lint types check
+
+# What takes hours: thousands of random records and filters on every store, many kills.
+test-long: setup
+	PIXDEX_LONG=1 $(BIN)/python -m pytest --timeout=0
+	$(BIN)/python -m benchmarks.durability
+
+setup: $(VENV)/ready
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+# The spine and the oracle are covered whole; the rest is covered by what users notice.
+check: setup
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report --include="$(SPINE)" --fail-under=98 --show-missing --skip-covered
+
+comma = ,
+empty =
+space = $(empty) $(empty)
+SPINE = $(subst $(space),$(comma),$(strip \
+	pixdex/errors.py pixdex/types.py pixdex/filters.py pixdex/_filter_text.py pixdex/policy.py pixdex/scores.py \
+	pixdex/_records.py pixdex/collection.py pixdex/connectors/port.py pixdex/connectors/memory.py))
+
+bench: setup
+	$(BIN)/python -m benchmarks.first
+	$(BIN)/python -m benchmarks.durability
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "pixdex needs Python 3.11 or newer: make PYTHON=python3.11"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_OPTIONS) --editable ".[all,dev]"
+	touch $@
+
+$(DEMO_VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "pixdex needs Python 3.11 or newer: make PYTHON=python3.11"'
+	$(PYTHON) -m venv $(DEMO_VENV)
+	$(DEMO_VENV)/bin/python -m pip install $(PIP_OPTIONS) --editable ".[demo]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO_VENV) demo-out build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

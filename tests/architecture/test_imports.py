@@ -1,0 +1,129 @@
+"""Who may import whom, read from the imports themselves."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "pixdex"
+
+SPINE = {"errors", "types", "scores", "filters"}
+IMAGES = {"encoders.images"}  # decoding belongs to the encoders; ingest reads pictures with it
+RULES: dict[str, set[str]] = {
+    "__init__": {"*"},
+    "errors": set(),
+    "types": {"errors"} | {"filters"},  # filters for annotations only, see below
+    "scores": {"types"},
+    "policy": {"errors"},
+    "filters": {"types", "errors", "_filter_text"},
+    "_filter_text": {"filters", "errors"},
+    "_records": {"types", "errors"},
+    "collection": {"connectors.port", "policy", "_records", *SPINE},
+    "ingest": {"collection", "_records", "encoders.port", *IMAGES, *SPINE},
+    "index": {"collection", "ingest", "encoders", "encoders.port", "rerankers", "rerankers.port", "connectors"}
+    | {"connectors.port", "policy", "_progress", *SPINE},
+    "_progress": {"ingest"},
+    "_html": {"ingest", *IMAGES, *SPINE},
+    "demo": {"index", *SPINE},
+    "cli": {"*"},
+    "connectors": {"connectors.port", "connectors.address", "errors"},
+    "connectors.port": {"types", "filters"},
+    "connectors.address": {"errors"},
+    "encoders": {"encoders.port", "errors"},
+    "encoders.port": {"types", "filters"},
+    "rerankers": {"rerankers.port", "encoders.port", "errors"},
+    "rerankers.port": {"types", "filters", "encoders.port"},
+    "testing*": {"*"},
+}
+A_STORE = {"connectors.port", "connectors.address", "connectors._shared", *SPINE}
+AN_ENCODER = {"encoders.port", *SPINE}
+A_RERANKER = {"rerankers.port", "encoders.port", *SPINE}
+
+LIBRARIES = {
+    "torch": ["encoders.*", "rerankers.*", "training.*"],
+    "transformers": ["encoders.*", "training.*"],
+    "safetensors": ["encoders.*", "training.*"],
+    "faiss": ["connectors.pq", "connectors._pq_*"],
+    "sqlite3": ["connectors.pq", "connectors._pq_*", "connectors.qdrant"],  # local mode lets its errors through
+    "qdrant_client": ["connectors.qdrant", "connectors._qdrant_*"],
+    "pymilvus": ["connectors.milvus", "connectors._milvus_*"],
+    "typer": ["cli"],
+    "rich": ["cli", "_progress"],
+    "PIL": ["encoders.*", "demo", "ingest"],
+    "simplejpeg": ["encoders.*"],
+}
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name below pixdex -> file; a package is named without ``__init__``."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            names.add(module)
+            names.update(
+                f"{module}.{a.name}" for a in node.names if f"{module}.{a.name}".removeprefix("pixdex.") in MODULES
+            )
+    return names
+
+
+def internal(path: Path) -> set[str]:
+    names = {n.removeprefix("pixdex.") for n in imported(path) if n.startswith("pixdex.")}
+    # ``from pixdex.encoders import images`` means the module, not the package around it.
+    return {n for n in names if not any(other.startswith(f"{n}.") for other in names)}
+
+
+def allowed(module: str) -> set[str]:
+    for pattern, names in RULES.items():
+        if fnmatch.fnmatchcase(module, pattern):
+            return names
+    part, _, name = module.partition(".")
+    base = {"connectors": A_STORE, "encoders": AN_ENCODER, "rerankers": A_RERANKER}[part]
+    if part == "connectors":  # helpers of its own store only, such as connectors._qdrant_filters
+        family = name.removeprefix("_").partition("_")[0]
+        return base | {m for m in MODULES if m.startswith(f"connectors._{family}") or m == f"connectors.{family}"}
+    return base | {m for m in MODULES if m.startswith(f"{part}.")}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_what_the_design_allows(module: str) -> None:
+    names = allowed(module)
+    if "*" not in names:
+        assert internal(MODULES[module]) <= names
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_its_own_part_imports_a_library(module: str) -> None:
+    if module.startswith("testing"):
+        return
+    for name in {n.partition(".")[0] for n in imported(MODULES[module])} & LIBRARIES.keys():
+        assert any(fnmatch.fnmatchcase(module, pattern) for pattern in LIBRARIES[name]), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith("testing")])
+def test_nothing_imports_testing_or_the_command(module: str) -> None:
+    assert not {n for n in internal(MODULES[module]) if n.startswith(("testing", "cli"))}
+
+
+def test_the_rules_name_modules_that_exist() -> None:
+    """A rule for a module that is gone would hide the next one of that name."""
+    for pattern in RULES:
+        assert fnmatch.filter(MODULES, pattern), pattern
