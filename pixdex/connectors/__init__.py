@@ -21,7 +21,7 @@ GROUP = "pixdex.connectors"
 
 
 def available() -> dict[str, EntryPoint]:
-    """scheme -> entry point of every installed connector."""
+    """Scheme -> entry point of every installed connector."""
     return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
 
 

@@ -22,7 +22,9 @@ __all__ = ["DEFAULT_COLLECTION", "Address", "nearest", "parse"]
 
 DEFAULT_COLLECTION = "main"
 
-_SHAPE = re.compile(r"(?P<scheme>[a-z][a-z0-9+]*)://(?P<place>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<name>.*))?\Z", re.DOTALL)
+_SHAPE = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+]*)://(?P<place>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<name>.*))?\Z", re.DOTALL
+)
 _COLLECTION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -46,8 +48,10 @@ class Address:
             ConfigError: there is none.
         """
         if not self.place:
-            raise ConfigError(f"{self.scheme}:// needs a path: {self.scheme}://photos.pix or {self.scheme}:///var/lib/photos")
-        return os.path.expanduser(self.place)
+            raise ConfigError(
+                f"{self.scheme}:// needs a path: {self.scheme}://photos.pix or {self.scheme}:///var/lib/photos"
+            )
+        return os.path.expanduser(self.place)  # noqa: PTH111 - leaves an unknown ~user as it is
 
     def read_options(self, options: type[Options]) -> Options:
         """The query as the frozen dataclass ``options`` of str, int, float and bool fields.

@@ -100,7 +100,8 @@ class Connector(Protocol):
 
     def alter(self, name: str, spec: Spec, *, timeout: float | None) -> None:
         """Replace the Spec by one with more fields, vectors or sources; old records get the columns
-        of new fields filled from their payloads. Raises Unsupported where the store cannot."""
+        of new fields filled from their payloads. Raises Unsupported where the store cannot.
+        """
         ...
 
     def drop(self, name: str, *, timeout: float | None) -> None:
@@ -145,11 +146,12 @@ class Connector(Protocol):
 
     def alias(self, alias: str, name: str | None, *, timeout: float | None) -> None:
         """Point ``alias`` at a collection, atomically; None removes it. Raises AlreadyExists when
-        ``alias`` is the name of a collection, NotFound when ``name`` is none."""
+        ``alias`` is the name of a collection, NotFound when ``name`` is none.
+        """
         ...
 
     def aliases(self, *, timeout: float | None) -> Mapping[str, str]:
-        """alias -> collection."""
+        """Alias -> collection."""
         ...
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ RULES: dict[str, set[str]] = {
     "rerankers.port": {"types", "filters", "encoders.port"},
     "testing*": {"*"},
 }
-A_STORE = {"connectors.port", "connectors.address", "connectors._shared", *SPINE}
+A_STORE = {"connectors.port", "connectors.address", "connectors._shared", "connectors._rows", *SPINE}
 AN_ENCODER = {"encoders.port", *SPINE}
 A_RERANKER = {"rerankers.port", "encoders.port", *SPINE}
 

@@ -1,0 +1,86 @@
+"""What connectors share that read records one by one: rows to a ``Batch`` or a ``Hit``, tokens as text."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from pixdex.errors import FingerprintMismatch
+from pixdex.types import Batch, Hit, Payload, Spec, Vector, Want
+
+__all__ = ["Row", "decode_tokens", "encode_tokens", "read_spec", "to_batch", "to_hit", "vector_of", "wanted"]
+
+read_spec = lru_cache(maxsize=64)(Spec.from_json)
+"""``Spec.from_json`` for text that is read at every call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record as read: what was not asked for is None, a vector that it lacks is left out."""
+
+    id: str
+    payload: Payload | None
+    vectors: Mapping[str, Any]
+    tokens: Any
+
+
+def vector_of(spec: Spec, name: str, column: str) -> Vector:
+    """The vector of collection ``name`` with that physical name.
+
+    Raises:
+        FingerprintMismatch: it has none, because physical names carry the fingerprint.
+    """
+    for vector in spec.vectors:
+        if vector.column == column:
+            return vector
+    has = ", ".join(vector.column for vector in spec.vectors)
+    raise FingerprintMismatch(f"collection {name!r} has no vector {column!r}, it has {has}: open it again")
+
+
+def wanted(spec: Spec, name: str, want: Want) -> list[Vector]:
+    """The vectors that ``want`` names."""
+    return [vector_of(spec, name, column) for column in want.vectors]
+
+
+def to_batch(rows: Sequence[Row], vectors: Sequence[Vector], want: Want) -> Batch:
+    """Rows as columns, with the wanted ``vectors``."""
+    matrices = {vector.column: np.zeros((len(rows), vector.dim), np.float32) for vector in vectors}
+    absent = {column: np.array([column not in row.vectors for row in rows], dtype=bool) for column in matrices}
+    for column, matrix in matrices.items():
+        for filled, row in zip(matrix, rows, strict=True):
+            if column in row.vectors:
+                filled[:] = row.vectors[column]
+    return Batch(
+        tuple(row.id for row in rows),
+        matrices,
+        tuple(row.payload or {} for row in rows) if want.payload else None,
+        tuple(row.tokens for row in rows) if want.tokens else None,
+        {column: mask for column, mask in absent.items() if mask.any()},
+    )
+
+
+def to_hit(row: Row, score: float, want: Want) -> Hit:
+    """A row as a result."""
+    vectors = {column: np.asarray(vector, dtype=np.float32) for column, vector in row.vectors.items()}
+    return Hit(row.id, score, row.payload, vectors if want.vectors else None, row.tokens)
+
+
+def encode_tokens(tokens: Any) -> str:
+    """A token matrix as text: dtype, rows, width and base64; the empty text for None."""
+    if tokens is None:
+        return ""
+    data = base64.b64encode(np.ascontiguousarray(tokens).tobytes()).decode()
+    return f"{tokens.dtype.name} {tokens.shape[0]} {tokens.shape[1]} {data}"
+
+
+def decode_tokens(text: str) -> Any:
+    """The tokens of ``encode_tokens``."""
+    if not text:
+        return None
+    dtype, count, dim, data = text.split(" ")
+    return np.frombuffer(base64.b64decode(data), dtype=dtype).reshape(int(count), int(dim))

@@ -1,0 +1,405 @@
+"""What is Milvus' own: opening, names, the layout, literals, translated errors."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pymilvus")
+pytest.importorskip("milvus_lite")
+
+import grpc
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from milvus_lite.exceptions import DataDirLockedError, ManifestCorruptedError
+from milvus_lite.search.filter.tokens import tokenize
+from pymilvus import MilvusException
+
+from pixdex import errors, filters
+from pixdex.connectors import _milvus_rows, connect, milvus
+from pixdex.connectors._milvus_errors import translated
+from pixdex.connectors._milvus_filters import MAX_DEPTH, literal, to_expression
+from pixdex.filters import F
+from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Scan, Search, Source, Spec, TokenSpec, Vector, Want
+
+PRINT = Fingerprint(encoder="e", digest="3fa9c1d2")
+IMAGE, WORDS = "image_3fa9c1d2", "words_3fa9c1d2"
+SPEC = Spec(
+    vectors=(
+        Vector(dim=2, metric=Metric.L2, fingerprint=PRINT),
+        Vector(name="words", dim=2, metric=Metric.DOT, fingerprint=PRINT),
+    ),
+    fields=(
+        Field(name="text", kind=Kind.TEXT),
+        Field(name="n", kind=Kind.INT),
+        Field(name="x", kind=Kind.FLOAT),
+        Field(name="tags", kind=Kind.TEXT, many=True),
+        Field(name="spot", kind=Kind.GEO),
+    ),
+    tokens=TokenSpec(count=3, dim=32_000, fingerprint=PRINT),
+)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
+    ["", "\x00", "'", '"', "\\", "a\\", "\n", "\r\n", "\t", "null", '" or id != "', "e\u0301", "é", "😀", "%", "\u2028"]
+)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"milvus+lite://{tmp_path_factory.mktemp('milvus')}/store"
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[milvus.Milvus]:
+    connector, name = connect(url)
+    assert isinstance(connector, milvus.Milvus)
+    connector.drop(name, timeout=None)
+    connector.create(name, SPEC, timeout=None)
+    yield connector
+    connector.close()
+
+
+def put(store: milvus.Milvus, **payloads: dict[str, object]) -> None:
+    vectors = {IMAGE: np.ones((len(payloads), 2), np.float32)}
+    store.upsert("main", Batch(tuple(payloads), vectors, tuple(payloads.values())), timeout=None)
+
+
+def found(store: milvus.Milvus, where: filters.Filter) -> set[str]:
+    page = store.scan("main", Scan(size=1000, where=filters.bind(where, SPEC)), timeout=None)
+    return set(page.batch.ids)
+
+
+# --- opening ---
+
+
+def test_an_unknown_option_is_refused(url: str) -> None:
+    with pytest.raises(errors.ConfigError, match="indx"):
+        connect(f"{url}?indx=1")
+
+
+def test_a_file_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "old.db").write_text("a database of Milvus Lite 2")
+    with pytest.raises(errors.StoreFormat, match="no Milvus Lite 3 directory"):
+        connect(f"milvus+lite://{tmp_path}/old.db")
+
+
+def test_another_directory_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("hello")
+    with pytest.raises(errors.StoreFormat):
+        connect(f"milvus+lite://{tmp_path}")
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+OPEN = """
+import sys
+from pixdex.connectors import connect
+from pixdex.errors import StoreLocked
+try:
+    store, name = connect(sys.argv[1])
+    print(store.count(name, None, timeout=None))
+except StoreLocked as error:
+    print("locked", error.__cause__ is not None)
+"""
+
+
+def in_another_process(url: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", OPEN, url], capture_output=True, text=True, check=True)
+    assert done.stderr == ""  # also when nobody closes it
+    return done.stdout.strip()
+
+
+def test_one_process_holds_it(store: milvus.Milvus, url: str) -> None:
+    put(store, a={"_rev": 1})
+    assert in_another_process(url) == "locked True"
+    store.close()
+    assert in_another_process(url) == "1"
+
+
+def test_connectors_of_a_process_share_it(store: milvus.Milvus, url: str) -> None:
+    put(store, a={"_rev": 1})
+    other, _ = connect(url)
+    store.close()
+    store.close()
+    with pytest.raises(errors.StoreError, match="closed"):
+        store.names(timeout=None)
+    assert other.count("main", None, timeout=None) == 1
+    other.close()
+
+
+def test_a_collection_is_loaded_when_it_is_read_first(store: milvus.Milvus, url: str) -> None:
+    put(store, a={"_rev": 1})
+    store.flush("main", timeout=None)
+    store.close()
+    again, name = connect(url)
+    request = Search(queries=np.ones((1, 2), np.float32), k=1, using=IMAGE)
+    assert [hit.id for hit in again.search(name, request, timeout=None)[0]] == ["a"]
+    again.close()
+
+
+def test_a_missing_client_names_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['pymilvus'] = None\n"
+        "from pixdex.connectors import connect\n"
+        "try: connect('milvus+lite://x')\n"
+        "except ImportError as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == 'MissingDependency pymilvus is not installed: pip install "pixdex[milvus]"'
+
+
+def test_a_collection_of_another_tool(store: milvus.Milvus) -> None:
+    store._client.create_collection("theirs", dimension=2)
+    assert "theirs" in store.names(timeout=None)
+    with pytest.raises(errors.StoreFormat, match="not made by pixdex"):
+        store.describe("theirs", timeout=None)
+    store.drop("theirs", timeout=None)
+
+
+# --- names ---
+
+
+@given(st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}", fullmatch=True))
+def test_names_are_coded_both_ways(name: str) -> None:
+    physical = _milvus_rows.physical(name)
+    assert physical.replace("_", "a").isalnum()
+    assert physical.isascii()
+    assert not physical[0].isdigit()
+    assert _milvus_rows.logical(physical) == name
+
+
+def test_plain_names_stay_and_marked_ones_do_not_clash() -> None:
+    assert _milvus_rows.physical("my_photos") == "my_photos"
+    assert _milvus_rows.physical("a-b") == "px_a_mb"
+    assert _milvus_rows.physical("px_a_mb") == "px_px__a__mb"
+
+
+def test_a_name_too_long_to_code() -> None:
+    with pytest.raises(errors.ConfigError, match="too long"):
+        _milvus_rows.physical("a" + "-" * 127)
+
+
+def test_an_alias_is_no_name_to_drop(store: milvus.Milvus) -> None:
+    put(store, a={"_rev": 1})
+    store.alias("live.1", "main", timeout=None)
+    store.drop("live.1", timeout=None)
+    assert store.count("live.1", None, timeout=None) == 1
+    assert store.aliases(timeout=None) == {"live.1": "main"}
+
+
+# --- the layout ---
+
+
+def test_a_spec_of_any_size_survives(store: milvus.Milvus, url: str) -> None:
+    large = Spec(
+        vectors=SPEC.vectors,
+        fields=SPEC.fields,
+        tokens=SPEC.tokens,
+        sources=tuple(Source(name=f"n{i}", root='/é"\\\n' * 1000) for i in range(20)),
+    )
+    store.alter("main", large, timeout=None)
+    store.close()
+    again, name = connect(url)
+    assert again.describe(name, timeout=None) == large
+    again.close()
+
+
+def test_more_fields_are_refused_with_the_remedy(store: milvus.Milvus) -> None:
+    more = Spec(vectors=SPEC.vectors, fields=(*SPEC.fields, Field(name="y", kind=Kind.INT)), tokens=SPEC.tokens)
+    with pytest.raises(errors.Unsupported, match="copy the records"):
+        store.alter("main", more, timeout=None)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3])
+def test_tokens_are_cut_to_columns(store: milvus.Milvus, rows: int) -> None:
+    tokens = np.random.default_rng(0).integers(-128, 127, (rows, 32_000)).astype(np.int8)
+    store.upsert("main", Batch(("a", "b"), {}, ({"_rev": 1}, {"_rev": 2}), (tokens, None)), timeout=None)
+    back = store.fetch("main", ["a", "b"], want=Want(tokens=True), timeout=None)
+    held = dict(zip(back.ids, back.tokens or (), strict=True))
+    np.testing.assert_array_equal(held["a"], tokens)
+    assert held["b"] is None
+    assert store.fetch("main", ["a"], want=Want(), timeout=None).tokens is None
+
+
+def test_the_widest_tokens_fit_their_columns() -> None:
+    widest = TokenSpec(count=1, dim=milvus.LITE.max_token_bytes, fingerprint=PRINT)
+    spec = Spec(vectors=SPEC.vectors, tokens=widest)
+    tokens = np.ones((1, widest.dim), np.int8)
+    cells = _milvus_rows.rows(Batch(("a",), {}, ({},), (tokens,)), spec)[0]
+    chunks = [text for column, text in cells.items() if column in {f"t{i}" for i in range(100)}]
+    assert len(chunks) == 8
+    assert max(map(len, chunks)) <= _milvus_rows.MAX_VARCHAR
+    np.testing.assert_array_equal(_milvus_rows.row("a", cells, spec, ()).tokens, tokens)
+
+
+def test_too_many_items_are_refused_before_the_store(store: milvus.Milvus) -> None:
+    with pytest.raises(errors.InvalidRecord, match="'tags' has 4097 items"):
+        put(store, a={"tags": ["x"] * 4097})
+    put(store, a={"tags": ["x"] * 4096})
+    assert found(store, F.tags.contains("x")) == {"a"}
+
+
+def test_a_vector_that_is_absent_is_never_found(store: milvus.Milvus) -> None:
+    put(store, a={"_rev": 1})
+    request = Search(queries=np.zeros((1, 2), np.float32), k=9, using=WORDS, want=Want(vectors=(IMAGE, WORDS)))
+    assert list(store.search("main", request, timeout=None)[0]) == []
+    hit = store.search("main", Search(queries=request.queries, k=9, using=IMAGE, want=request.want), timeout=None)[0][0]
+    assert hit.vectors is not None
+    assert list(hit.vectors) == [IMAGE]
+    assert hit.score == pytest.approx(-2.0)
+
+
+# --- expressions ---
+
+
+@given(TEXT)
+def test_a_text_literal_is_one_token(text: str) -> None:
+    first, end = tokenize(literal(text))
+    assert first.value == text
+    assert end.text == ""
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, min_value=0.0) | st.integers(0, 2**63 - 1))
+def test_a_number_literal_is_one_token(number: float) -> None:
+    first, _ = tokenize(literal(number))
+    assert first.value == number
+    assert type(first.value) is type(number)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sets(TEXT, min_size=1, max_size=8))
+def test_a_text_equals_itself_only(store: milvus.Milvus, texts: set[str]) -> None:
+    store.delete_where("main", filters.TRUE, timeout=None)
+    put(store, **{f"{i}": {"text": text, "tags": [text, "~"]} for i, text in enumerate(texts)})
+    for i, text in enumerate(texts):
+        assert found(store, F.text == text) == {f"{i}"}
+        assert found(store, F.tags.contains(text)) == ({f"{i}"} if text != "~" else set(map(str, range(len(texts)))))
+
+
+@pytest.mark.parametrize("number", [0.0, 5e-324, 1.7976931348623157e308, -1e22, 0.1, 2.0**53])
+def test_a_float_is_found_by_its_last_bit(store: milvus.Milvus, number: float) -> None:
+    put(store, a={"x": number}, b={"x": float(np.nextafter(number, 0.0)) if number else 1e-300}, c={})
+    assert found(store, F.x == number) == {"a"}
+    assert found(store, F.x != number) == {"b", "c"}
+
+
+def test_user_names_stay_outside() -> None:
+    spec = Spec(vectors=SPEC.vectors, fields=(Field(name="like", kind=Kind.INT), Field(name="in", kind=Kind.INT)))
+    where = filters.bind((F["like"] == 1) | ~(F["in"] < 2), spec)
+    assert to_expression(where) == "((h1 == true and f1 == 1) or (not (h2 == true and f2 <= 1)))"
+
+
+def test_constants() -> None:
+    assert to_expression(filters.TRUE) == '(id != "")'
+    assert to_expression(filters.FALSE) == '(id == "")'
+
+
+def test_nesting_is_limited_before_the_store(store: milvus.Milvus) -> None:
+    put(store, a={"n": 1})
+    where: filters.Filter = F.n != 1
+    for level in range(MAX_DEPTH - 1):
+        where = where | (F.n != 1) if level % 2 else where & (F.n != 1)
+    assert store.count("main", filters.bind(where, SPEC), timeout=None) == 0
+    with pytest.raises(errors.Unsupported, match="nested"):
+        store.count("main", filters.bind((where & (F.n != 1)) | (F.n != 1), SPEC), timeout=None)
+
+
+@pytest.mark.parametrize("where", [F.spot.within(1, 2, 3), F.spot.within_box(1, 2, 3, 4)])
+def test_places_are_left_to_the_facade(where: filters.Filter) -> None:
+    with pytest.raises(errors.Unsupported, match="spot"):
+        to_expression(filters.bind(where, SPEC))
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [
+        (MilvusException(100, "collection 'x' does not exist"), errors.NotFound),
+        (MilvusException(1, "collection 'x' already exists"), errors.AlreadyExists),
+        (MilvusException(6, "anns_field 'x' not found in schema"), errors.FingerprintMismatch),
+        (MilvusException(8, "rate limit"), errors.RateLimited),
+        (MilvusException(1, "[Errno 28] No space left on device"), errors.StoreFull),
+        (MilvusException(1, "schema file is not valid JSON"), errors.StoreFormat),
+        (MilvusException(1, "something else"), errors.StoreError),
+        (DataDirLockedError("another process"), errors.StoreLocked),
+        (ManifestCorruptedError("both are broken"), errors.StoreFormat),
+        (OSError(errno.ENOSPC, "No space left on device"), errors.StoreFull),
+        (PermissionError(errno.EACCES, "Permission denied"), errors.AccessDenied),
+    ],
+)
+def test_translation(raised: Exception, kind: type[errors.PixdexError]) -> None:
+    with pytest.raises(errors.PixdexError) as caught, translated("x"):
+        raise raised
+    assert type(caught.value) is kind
+    assert caught.value.__cause__ is raised
+
+
+class _NoAnswer(grpc.RpcError):
+    """What the client raises when its deadline passes."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.DEADLINE_EXCEEDED
+
+    def details(self) -> str:
+        return "Deadline Exceeded"
+
+
+def test_no_answer_in_time() -> None:
+    with pytest.raises(errors.StoreTimeout, match="Deadline") as caught, translated("x"):
+        raise _NoAnswer
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
+
+
+def test_nothing_is_printed(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from pixdex.connectors import connect\n"
+        "from pixdex.errors import PixdexError\n"
+        "from pixdex.types import Fingerprint, Spec, Vector\n"
+        "store, name = connect(sys.argv[1])\n"
+        "spec = Spec(vectors=(Vector(dim=2, fingerprint=Fingerprint(encoder='e', digest='3fa9c1d2')),))\n"
+        "store.create(name, spec, timeout=9)\n"
+        "for verb in (lambda: store.create(name, spec, timeout=9), lambda: store.count('x', None, timeout=9)):\n"
+        "    try: verb()\n"
+        "    except PixdexError as error: print(type(error).__name__)\n"
+        "store.drop(name, timeout=9)\n"
+    )
+    url = f"milvus+lite://{tmp_path}/store"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code, url], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["AlreadyExists", "NotFound"]
+    assert done.stderr == ""
+
+
+def test_the_client_logs_nothing_of_our_errors(store: milvus.Milvus, caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("pymilvus.decorators")
+    with caplog.at_level(logging.DEBUG), pytest.raises(errors.NotFound):
+        store.describe("nothing", timeout=None)
+    assert [record.name for record in caplog.records if record.name.startswith("pymilvus")] == []
+    assert logger.filters
+    assert all(known.filter(logging.makeLogRecord({})) for known in logger.filters if isinstance(known, logging.Filter))
+
+
+def test_no_thread_is_left(tmp_path: Path) -> None:
+    before = threading.active_count()
+    for _ in range(3):
+        connector, name = connect(f"milvus+lite://{tmp_path}/threads")
+        connector.drop(name, timeout=None)
+        connector.close()
+        del connector
+    import gc
+    import time
+
+    for _ in range(50):
+        gc.collect()
+        if threading.active_count() <= before + 1:
+            break
+        time.sleep(0.1)
+    assert threading.active_count() <= before + 1
