@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pixdex.collection import Collection
     from pixdex.connectors import connect
     from pixdex.filters import F, Filter
-    from pixdex.index import ImageIndex, open
+    from pixdex.index import ImageIndex, open  # noqa: A004 - pixdex.open, as gzip.open
     from pixdex.policy import Policy
     from pixdex.types import (
         Batch,

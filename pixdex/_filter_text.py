@@ -161,7 +161,7 @@ class Parser:
         match function, arguments:
             case "exists", []:
                 return Exists(name)
-            case "contains", [_, *_]:
+            case "contains", _:
                 return Contains(name, tuple(arguments))
             case "within", [lat, lon, km]:
                 return Near(name, lat, lon, km)
@@ -201,7 +201,9 @@ class Parser:
         try:
             return str(json.loads(f'"{inside}"', strict=False))
         except ValueError:
-            raise InvalidFilter(_pointing(self._source, token.at, "an unknown escape; use \\\\ for a backslash")) from None
+            raise InvalidFilter(
+                _pointing(self._source, token.at, "an unknown escape; use \\\\ for a backslash")
+            ) from None
 
 
 def _compare(name: str, operator: str, value: Any) -> Filter:

@@ -18,7 +18,7 @@ __all__ = ["Section", "page"]
 Section = tuple[str, Any, Sequence[Hit]]
 """A title, the query picture (None: no picture) and its hits."""
 
-_THUMBNAIL = 320
+_THUMBNAIL = 200
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #888; }
@@ -47,7 +47,9 @@ def page(title: str, note: str, sections: Sequence[Section]) -> str:
 
 
 def _section(title: str, query: Any, hits: Sequence[Hit]) -> str:
-    cards = [] if query is None else [f'<li class="query">{_picture(query, "the query")}<div class="text">query</div></li>']
+    cards = (
+        [] if query is None else [f'<li class="query">{_picture(query, "the query")}<div class="text">query</div></li>']
+    )
     cards += [_card(rank, hit) for rank, hit in enumerate(hits, 1)]
     return f"<h2>{escape(title)}</h2><ol>{''.join(cards)}</ol>\n"
 

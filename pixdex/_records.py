@@ -85,7 +85,11 @@ def checked_vectors(
 
     ``ids`` names the rows in errors (None: queries); rows that are not ``present`` become zeros.
     """
-    matrix = np.array(values, dtype=np.float32, ndmin=2)  # a copy: the caller's array stays as it is
+    try:
+        with np.errstate(over="ignore"):  # what overflows float32 is refused below as infinite
+            matrix = np.array(values, dtype=np.float32, ndmin=2)  # a copy: the caller's array stays as it is
+    except (TypeError, ValueError) as error:
+        raise InvalidRecord(f"vector {vector.name!r} is no array of numbers: {error}") from None
     if matrix.ndim != 2 or matrix.shape[1] != vector.dim:
         raise InvalidRecord(
             f"vector {vector.name!r} has {vector.dim} dimensions, got an array of shape {np.shape(values)}"
@@ -277,7 +281,9 @@ def from_port(payload: Payload, spec: Spec) -> Payload:
     for field in spec.fields:
         value = seen.get(field.name)
         if field.kind is Kind.TIME and value is not None:
-            seen[field.name] = [datetime.fromisoformat(v) for v in value] if field.many else datetime.fromisoformat(value)
+            seen[field.name] = (
+                [datetime.fromisoformat(v) for v in value] if field.many else datetime.fromisoformat(value)
+            )
     return seen
 
 

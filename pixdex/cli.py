@@ -6,7 +6,6 @@ Results go to standard output, everything else to standard error.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 _STATE = {"debug": False}
+_STOPPED = 130
 
 app = typer.Typer(
     name="pixdex",
@@ -40,7 +40,7 @@ Encoder = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Where = Annotated[
-    str | None, typer.Option("--where", "-w", help="Filter, such as: year >= 2020 and not (album == \"x\")")
+    str | None, typer.Option("--where", "-w", help='Filter, such as: year >= 2020 and not (album == "x")')
 ]
 
 
@@ -56,7 +56,9 @@ def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it
 def _options(
     *,
     debug: Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Image search on the vector store you have."""
     del version
@@ -86,9 +88,10 @@ def add(
     kinds = dict(_split(text, ":", "--declare") for text in declare or ())
     fields = {name: _value(text, kinds.get(name)) for name, text in (_split(t, "=", "--field") for t in field or ())}
     for path in pictures:
-        if not path.exists():
+        if not path.exists() and not path.is_symlink():
             raise ConfigError(f"{path} does not exist")
-    with _open(url, encoder=encoder, fields=kinds, tokens=tokens) as index:
+    with _open(url, encoder=encoder, tokens=tokens) as index:
+        index.declare(kinds)
         report = index.add(pictures, fields=fields, source=source)
     _print_report(report, as_json=json)
 
@@ -172,7 +175,7 @@ def delete(
         collection = Collection.open(connector, name)
         count = collection.count(chosen)
         if count and not yes:
-            typer.confirm(f"Remove {count} records?", abort=True)
+            typer.confirm(f"Remove {count} records?", abort=True, err=True)
         collection.delete_where(chosen)
         collection.flush()
     finally:
@@ -228,12 +231,10 @@ def demo(
 # --- between the shell and the library ----------------------------------------------------------------
 
 
-def _open(
-    url: str, *, encoder: str | None, fields: dict[str, str] | None = None, tokens: bool = False
-) -> ImageIndex:
+def _open(url: str, *, encoder: str | None, tokens: bool = False) -> ImageIndex:
     from pixdex.index import open as open_index
 
-    return open_index(url, encoder=encoder, fields=fields, tokens=tokens)
+    return open_index(url, encoder=encoder, tokens=tokens)
 
 
 def _split(text: str, mark: str, option: str) -> tuple[str, str]:
@@ -241,7 +242,7 @@ def _split(text: str, mark: str, option: str) -> tuple[str, str]:
 
     name, found, value = text.partition(mark)
     if not found or not name:
-        raise ConfigError(f"{option} {text!r}: write NAME{mark}VALUE")
+        raise ConfigError(f"{option} {text!r}: write NAME{mark}{'KIND' if mark == ':' else 'VALUE'}")
     return name, value
 
 
@@ -261,7 +262,9 @@ def _value(text: str, kind: str | None) -> Any:
 def _console(*, err: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=err, highlight=False, soft_wrap=True)
+    stream = sys.stderr if err else sys.stdout
+    width = None if stream.isatty() else 1000  # what goes into a file or pipe is not cut
+    return Console(stderr=err, highlight=False, soft_wrap=True, width=width)
 
 
 def _print_json(value: Any) -> None:
@@ -272,14 +275,16 @@ def _print_json(value: Any) -> None:
 
 
 def _print_hits(hits: Sequence[Hit]) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("", "score", "id", "path", box=None, pad_edge=False)
-    table.columns[0].justify = table.columns[1].justify = "right"
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "score"):
+        table.add_column(heading, justify="right")
+    for heading in ("id", "path"):
+        table.add_column(heading, overflow="fold")
     for rank, hit in enumerate(hits, 1):
         path = (hit.payload or {}).get("path", "")
-        table.add_row(str(rank), f"{hit.score:+.3f}", escape(hit.id), escape(str(path)))
+        table.add_row(str(rank), f"{hit.score:+.3f}", _printable(hit.id), _printable(str(path)))
     _console().print(table if hits else "nothing found")
 
 
@@ -289,24 +294,32 @@ def _print_report(report: Report, *, as_json: bool) -> None:
     if as_json:
         _print_json(dataclasses.asdict(report))
         return
-    from rich.markup import escape
-
     console = _console(err=True)
     for notice in report.notices:
-        console.print(f"note: {escape(notice)}")
+        console.print(f"note: {_printable(notice)}")
     for row in report.quarantined:
-        console.print(f"[red]unusable[/red] {escape(row.path)}: {escape(row.reason)}")
+        console.print(f"[red]unusable[/red] {_printable(row.path)}: {_printable(row.reason)}")
     parts = [f"{report.added} added", f"{report.reused} reused", f"{report.unchanged} unchanged"]
     parts += [f"{report.ignored} other files ignored"] if report.ignored else []
     parts += [f"{len(report.quarantined)} unusable"] if report.quarantined else []
     console.print(f"{', '.join(parts)} in {report.seconds:.1f} s")
 
 
+def _printable(text: str) -> str:
+    """Markup for ``text`` on one line: names of files may hold newlines and orders to the terminal."""
+    from rich.markup import escape
+
+    return escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+
+
 def _write_page(target: Path, query: str, hits: Sequence[Hit]) -> None:
     from pixdex._html import page
+    from pixdex.index import names_file
+    from pixdex.ingest import shown
 
-    picture = Path(query) if Path(query).is_file() else None
-    target.write_text(page(f"Pictures like {Path(query).name}", f"{len(hits)} hits", [("hits", picture, hits)]), "utf-8")
+    picture = Path(query).expanduser() if names_file(query) else None
+    title = query if picture is None else shown(Path(picture.name))
+    target.write_text(page(f"Pictures like {title}", f"{len(hits)} hits", [("hits", picture, hits)]), encoding="utf-8")
 
 
 def main() -> None:
@@ -315,16 +328,14 @@ def main() -> None:
 
     try:
         app(standalone_mode=True)
-    except KeyboardInterrupt:
-        typer.echo("stopped; what was written stays, run the same again to go on", err=True)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == _STOPPED:  # typer has caught Ctrl-C itself
+            typer.echo("stopped; what was written stays, run the same again to go on", err=True)
+        raise
     except (PixdexError, OSError) as error:
         if _STATE["debug"]:
             raise
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        typer.echo(f"pixdex: {error}", err=True)
+        typer.echo(f"pixdex: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
 
 

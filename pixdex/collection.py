@@ -109,6 +109,7 @@ class Collection:
             InvalidRecord: a stored payload holds a value of another kind than the new field.
             Unsupported: the store cannot add fields or vectors to a live collection.
         """
+        self.spec = self._run("describe", self.connector.describe)  # what others have declared meanwhile stays
         spec = replace(
             self.spec,
             fields=(*self.spec.fields, *fields),
@@ -142,7 +143,9 @@ class Collection:
                         found.append(record)
         if not found:
             return Batch(())
-        everything = Want(payload=True, vectors=tuple(v.name for v in self.spec.vectors), tokens=spec.tokens is not None)
+        everything = Want(
+            payload=True, vectors=tuple(v.name for v in self.spec.vectors), tokens=spec.tokens is not None
+        )
         return self.fetch(found, want=everything)
 
     def drop(self) -> None:
@@ -310,7 +313,7 @@ class Collection:
         """``search`` for one query ``[dim]``."""
         if np.ndim(query) != 1:
             raise InvalidRecord(f"one query is [dim], got an array of shape {np.shape(query)}: use search for several")
-        queries = np.asarray(query, dtype=np.float32)[None, :]
+        queries = np.asarray(query)[None, :]
         return self.search(queries, k=k, where=where, using=using, threshold=threshold, tuning=tuning, want=want)[0]
 
     def _search(
@@ -507,7 +510,8 @@ def _hit(batch: Batch, row: int, score: float) -> Hit:
 
 def _concatenated(batches: Sequence[Batch]) -> Batch:
     """The batches as one; all come from the same request, so they have the same columns, except
-    where no record of a batch has a vector."""
+    where no record of a batch has a vector.
+    """
     if len(batches) == 1:
         return batches[0]
     ids = tuple(i for batch in batches for i in batch.ids)
@@ -531,7 +535,9 @@ def _check_supported(spec: Spec, connector: Connector) -> None:
         raise Unsupported(f"{scheme} holds {limits.max_vectors} vectors a record, the Spec has {len(spec.vectors)}")
     for vector in spec.vectors:
         if vector.dim > limits.max_dim:
-            raise Unsupported(f"{scheme} takes vectors of {limits.max_dim} dimensions, {vector.name!r} has {vector.dim}")
+            raise Unsupported(
+                f"{scheme} takes vectors of {limits.max_dim} dimensions, {vector.name!r} has {vector.dim}"
+            )
         if vector.metric not in limits.metrics:
             raise Unsupported(f"{scheme} has no {vector.metric} metric")
     if spec.tokens is not None and not limits.tokens:

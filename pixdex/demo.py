@@ -100,8 +100,7 @@ def run(folder: Path, *, encoder: str | None = None) -> list[Outcome]:
     with open_index(f"pq://{folder / 'index.pix'}", encoder=encoder) as index:
         index.add(pictures)
         return [
-            Outcome(path, name, edit, tuple(index.search(path, k=5, exclude_self=True)))
-            for path, name, edit in queries
+            Outcome(path, name, edit, tuple(index.search(path, k=5, exclude_self=True))) for path, name, edit in queries
         ]
 
 

@@ -16,6 +16,7 @@ against a Spec and returns the canonical form that ports and stores see:
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -385,12 +386,12 @@ def _any(parts: Sequence[Filter]) -> Filter:
     return kept[0] if len(kept) == 1 else Or(kept)
 
 
-def _bind_leaf(leaf: Filter, spec: Spec) -> Filter:
+def _bind_leaf(leaf: Filter, spec: Spec) -> Filter:  # noqa: PLR0912 - one case a leaf
     match leaf:
         case Ids(ids):
             for record in ids:
-                if not isinstance(record, str):
-                    raise InvalidFilter(f"ids are text, not {record!r}")
+                if not isinstance(record, str) or not _encodable(record):
+                    raise InvalidFilter(f"ids are valid Unicode text, not {record!r}")
             return Ids(_distinct(ids)) if ids else FALSE
         case Exists(ref):
             return Exists(_field(ref, spec))
@@ -451,7 +452,9 @@ def _place(ref: Ref, spec: Spec) -> Field:
 
 def _check_place(field: Field, lat: Any, lon: Any) -> None:
     if not (_finite(lat) and _finite(lon) and -90 <= lat <= 90 and -180 <= lon <= 180):
-        raise InvalidFilter(f"{field.name!r}: ({lat!r}, {lon!r}) is no latitude in [-90, 90] and longitude in [-180, 180]")
+        raise InvalidFilter(
+            f"{field.name!r}: ({lat!r}, {lon!r}) is no latitude in [-90, 90] and longitude in [-180, 180]"
+        )
 
 
 def _finite(value: Any) -> bool:
@@ -485,7 +488,7 @@ def _value(field: Field, value: Any) -> Any:
             return value
         case Kind.INT:
             number = _number(field, value)
-            return int(number) if number == int(number) else None
+            return int(number) if number == int(number) and abs(number) <= MAX_INT else None
         case Kind.FLOAT:
             return float(_number(field, value)) + 0.0  # -0.0 becomes 0.0: they are equal, but not to every store
         case Kind.TIME:
@@ -547,12 +550,19 @@ def _bind_range(field: Field, leaf: Range) -> Filter:
             high = None if leaf.high is None else _time(field, leaf.high) - leaf.below
         case Kind.FLOAT:
             low = None if leaf.low is None else _first_float(_number(field, leaf.low), excluded=leaf.above)
-            high = None if leaf.high is None else -_first_float(-_number(field, leaf.high), excluded=leaf.below)
+            high = None if leaf.high is None else 0.0 - _first_float(-_number(field, leaf.high), excluded=leaf.below)
         case _:
             raise InvalidFilter(f"field {field.name!r} is {field.kind}, which has no order: use ==, != or in")
-    if low is not None and high is not None and low > high:
+    # Within what values can be: a bound such as 1e300 on ints is no number that every store can read.
+    limit = _LARGEST.get(field.kind, math.inf)
+    low = None if low is None else max(low, -limit)
+    high = None if high is None else min(high, limit)
+    if (-limit if low is None else low) > (limit if high is None else high):
         return FALSE
     return Range(field, low, high)
+
+
+_LARGEST: Mapping[Kind, float] = {Kind.INT: MAX_INT, Kind.FLOAT: sys.float_info.max}
 
 
 def _first_int(bound: int | float, *, excluded: bool) -> int:
@@ -591,7 +601,9 @@ class _Truth:
 
     def in_range(self, field: Field, leaf: Range) -> bool:
         value = stored(field, self.payload)
-        return value is not None and (leaf.low is None or value >= leaf.low) and (leaf.high is None or value <= leaf.high)
+        return (
+            value is not None and (leaf.low is None or value >= leaf.low) and (leaf.high is None or value <= leaf.high)
+        )
 
     def exists(self, field: Field) -> bool:
         return stored(field, self.payload) is not None
@@ -614,7 +626,7 @@ class _Truth:
     def any_of(self, parts: Sequence[bool]) -> bool:
         return any(parts)
 
-    def negate(self, part: bool) -> bool:
+    def negate(self, part: bool) -> bool:  # noqa: FBT001 - the algebra of truth values
         return not part
 
 
@@ -635,9 +647,15 @@ def stored(field: Field, payload: Payload) -> Any:
 
 _READERS: Mapping[Kind, Callable[[Any], Any]] = {
     Kind.TIME: lambda text: micros(datetime.fromisoformat(text)),
-    Kind.GEO: lambda place: (float(place["lat"]), float(place["lon"])),
+    Kind.GEO: lambda place: _degrees(place),  # noqa: PLW0108 - defined below
     Kind.FLOAT: lambda number: float(number) + 0.0,
 }
+
+
+def _degrees(place: Any) -> tuple[float, float]:
+    # A pair stands in payloads that were written before the field was declared.
+    lat, lon = (place["lat"], place["lon"]) if isinstance(place, Mapping) else place
+    return float(lat), float(lon)
 
 
 def _places(field: Field, payload: Payload) -> Sequence[tuple[float, float]]:
@@ -856,7 +874,7 @@ class _Text:
         return f"exists({_name(field)})"
 
     def contains(self, field: Ref, values: tuple[Any, ...]) -> str:
-        return f"contains({_name(field)}, {', '.join(map(_literal, values))})"
+        return f"contains({', '.join([_name(field), *map(_literal, values)])})"
 
     def near(self, field: Ref, leaf: Near) -> str:
         return f"within({_name(field)}, {leaf.lat!r}, {leaf.lon!r}, {leaf.km!r})"
@@ -902,5 +920,3 @@ def parse(text: str) -> Filter:
     from pixdex._filter_text import Parser
 
     return Parser(text).filter()
-
-

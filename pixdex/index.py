@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection as Sized
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 
 from pixdex import encoders, rerankers
+from pixdex._records import check_ids, checked
 from pixdex.collection import Collection
 from pixdex.connectors import connect
-from pixdex.errors import ConfigError, NotFound, Unsupported
+from pixdex.errors import ConfigError, InvalidImage, InvalidRecord, NotFound, Unsupported
 from pixdex.filters import F, Filter
 from pixdex.ingest import (
     AUTOMATIC,
     CONTENT,
+    NO_PICTURE,
     Item,
     Picture,
     Progress,
@@ -29,10 +32,12 @@ from pixdex.ingest import (
     from_files,
     infer,
     ingest,
+    is_picture,
     load_picture,
+    shown,
 )
 from pixdex.rerankers.port import Candidate, Query
-from pixdex.types import Batch, Field, Hit, Kind, Source, Spec, Tuning, Vector, Want
+from pixdex.types import Batch, Field, Hit, Kind, Payload, Source, Spec, Tuning, Vector, Want
 
 if TYPE_CHECKING:
     from pixdex.connectors.port import Connector
@@ -40,7 +45,7 @@ if TYPE_CHECKING:
     from pixdex.policy import Policy
     from pixdex.rerankers.port import Reranker
 
-__all__ = ["DEFAULT_ENCODER", "ImageIndex", "Info", "describe", "open"]
+__all__ = ["DEFAULT_ENCODER", "ImageIndex", "Info", "describe", "names_file", "open"]
 
 DEFAULT_ENCODER = "classic"
 IMAGE = "image"
@@ -80,6 +85,7 @@ def open(  # noqa: A001 - pixdex.open, as gzip.open
             new one gets ``classic``.
         fields: name -> kind (or Field) of payload keys to filter on; counts at creation only.
         tokens: a new collection keeps the encoder's tokens, for rerankers; counts at creation only.
+        policy: how calls to the store are repeated.
 
     Raises:
         ConfigError: not an address, unknown store, option or encoder.
@@ -109,12 +115,24 @@ def open(  # noqa: A001 - pixdex.open, as gzip.open
 
 def _encoder_for(collection: Collection | None, encoder: Encoder | str | None) -> Encoder:
     """The encoder asked for, else the collection's own, else the default; checked against the collection."""
-    if encoder is None:
-        encoder = (collection.spec.encoder if collection is not None else None) or DEFAULT_ENCODER
-    loaded = encoders.load(encoder) if isinstance(encoder, str) else encoder
+    if encoder is None and collection is not None and collection.spec.encoder is not None:
+        loaded = _own_encoder(collection.name, collection.spec.encoder)
+    else:
+        encoder = DEFAULT_ENCODER if encoder is None else encoder
+        loaded = encoders.load(encoder) if isinstance(encoder, str) else encoder
     if collection is not None:
         Collection.open(collection.connector, collection.name, expect={IMAGE: loaded.fingerprint})
     return loaded
+
+
+def _own_encoder(name: str, reference: str) -> Encoder:
+    try:
+        return encoders.load(reference)
+    except ConfigError as error:
+        raise ConfigError(
+            f"collection {name!r} was written by encoder {reference!r}, which cannot be made here: {error}. "
+            "Say with encoder= where it is now"
+        ) from error
 
 
 def _declared(name: str, kind: Kind | str | Field) -> Field:
@@ -158,11 +176,21 @@ class ImageIndex:
         Raises:
             NotFound: nothing was added yet.
         """
-        if self._collection is None:
+        found = self._existing()
+        if found is None:
             raise NotFound(f"there is no collection {self._name!r} yet: add pictures first")
+        return found
+
+    def _existing(self) -> Collection | None:
+        """The collection, also when another handle has made it meanwhile."""
+        if self._collection is None:
+            with suppress(NotFound):
+                self._collection = Collection.open(
+                    self._connector, self._name, expect={IMAGE: self.encoder.fingerprint}, policy=self._policy
+                )
         return self._collection
 
-    def __enter__(self) -> ImageIndex:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -186,12 +214,15 @@ class ImageIndex:
         tokens: bool | None = None,
         progress: Progress | bool | None = None,
     ) -> Report:
-        """Add a folder, a file, bytes, an array, a PIL image, or a list of those.
+        """Add a folder, a file, bytes, an array, a PIL image, or several of those.
 
         What the collection holds already is neither encoded nor written again; a file that moved is
-        recognised by its content. What cannot be used is reported, never raised.
+        recognised by its content. A field stays with a record until another value is given for it.
+        Pictures that cannot be used are reported, never raised.
 
         Args:
+            pictures: what to add. An iterator is read as the work goes, so that it may yield more than
+                memory holds.
             fields: payload of every picture added. When the collection is new, its keys are declared
                 as fields of the kind that the value suggests; later keys stay undeclared payload.
             ids: one per picture (no folders then); else ``<source>/<relative path>``, or the content
@@ -201,18 +232,22 @@ class ImageIndex:
             progress: True for a bar, a function, or False; default a bar on a terminal.
 
         Raises:
-            ConfigError: no such file, a folder without pictures, ids that do not fit, a source name
-                that stands for another folder already.
+            ConfigError: no such file, a folder without pictures, ids that do not fit, something that is
+                no picture by its type, a source name that stands for another folder already. Raised
+                before anything is written, save for what an iterator brings later.
+            InvalidRecord: an id or a field that cannot be kept; nothing is written.
             StoreError: the store failed; what was written stays, and adding again goes on.
         """
         given = dict(fields or {})
         check_user_fields(given)
-        several = _as_list(pictures)
-        if ids is not None and (len(ids) != len(several) or any(_is_folder(p) for p in several)):
-            raise ConfigError(f"{len(ids)} ids for {len(several)} pictures: give one id per picture, and no folders")
-        _check_paths(several)
+        several = _several(pictures)
+        if isinstance(several, Sized):
+            self._check_pictures(several, source)
+            _check_count(several, ids)
+        if ids is not None:
+            _check_distinct(ids)
         notices = self._ready(given, tokens=tokens)
-        items = self._items(several, given, ids, source)
+        items = self._items(several, _canonical(given, self.collection.spec), ids, source)
         with closing(_Bar.of(progress)) as bar:
             return ingest(
                 items,
@@ -224,25 +259,49 @@ class ImageIndex:
                 progress=bar.show,
             )
 
+    def _check_pictures(self, pictures: Iterable[Picture], source: str | None) -> None:
+        """Every path exists, every folder has a picture, no source name means two folders: seen before a
+        collection is made for nothing.
+        """
+        roots = self._roots()
+        for picture in pictures:
+            if not is_picture(picture):
+                raise ConfigError(NO_PICTURE.format(type(picture).__name__))
+            path = _as_path(picture)
+            if path is None:
+                continue
+            if not path.exists() and not path.is_symlink():
+                raise ConfigError(f"{path} does not exist")
+            if path.is_dir() and not any(from_files(path, "")):
+                raise ConfigError(f"no pictures in {path}")
+            name, root = _named(_root(path), source)
+            _check_source(name, root, roots)
+            roots[name] = root
+
     def _ready(self, fields: Mapping[str, Any], *, tokens: bool | None) -> list[str]:
         """Make the collection when there is none; say in sentences what was decided."""
-        if self._collection is None:
+        collection = self._existing()
+        if collection is None:
             return self._create(fields, tokens=self._tokens if tokens is None else tokens)
-        spec = self._collection.spec
-        if tokens and spec.tokens is None:
+        if tokens and collection.spec.tokens is None:
             raise Unsupported("this collection keeps no tokens: make a new one with tokens=True and add again")
-        return [
-            f"field {name!r} is not declared, so it is kept but cannot be filtered on: declare({name}=...) changes that"
-            for name in fields
-            if spec.field(name) is None
-        ]
+        notices = []
+        missing = tuple(f for f in AUTOMATIC if collection.spec.field(f.name) is None)
+        if missing:  # made by hand, from vectors
+            collection.alter(fields=missing)
+            notices.append(f"fields that pixdex fills were declared: {', '.join(f.name for f in missing)}")
+        for field in self._fields:
+            there = collection.spec.field(field.name)
+            if there is not None and (there.kind, there.many) != (field.kind, field.many):
+                notices.append(f"field {field.name!r} stays {_spelled(there)}: this collection was made with it so")
+        return notices + [_undeclared(name) for name in fields if collection.spec.field(name) is None]
 
     def _create(self, fields: Mapping[str, Any], *, tokens: bool) -> list[str]:
         if tokens and self.encoder.token_spec is None:
             raise Unsupported(f"encoder {self.encoder.name!r} makes no tokens")
         declared = {f.name: f for f in self._fields}
-        inferred = [infer(name, value) for name, value in fields.items() if name not in declared]
-        new = [field for field in inferred if field is not None]
+        suggested = {name: infer(name, value) for name, value in fields.items() if name not in declared}
+        new = [field for field in suggested.values() if field is not None]
         spec = Spec(
             vectors=(
                 Vector(
@@ -253,49 +312,61 @@ class ImageIndex:
             tokens=self.encoder.token_spec if tokens else None,
             encoder=self.encoder.reference,
         )
+        _canonical(fields, spec)
         self._collection = Collection.create(self._connector, self._name, spec, policy=self._policy)
-        return [
-            f"field {f.name!r} is declared as {f.kind}{'[]' if f.many else ''} (open(fields=...) overrides)" for f in new
-        ]
+        notices = [f"field {f.name!r} is declared as {_spelled(f)} (open(fields=...) overrides)" for f in new]
+        return notices + [_undeclared(name) for name, field in suggested.items() if field is None]
 
     def declare(self, fields: Fields) -> None:
-        """Declare more fields to filter on; records that are there are filled from their payload.
+        """Declare more fields to filter on; records that are there are filled from their payload. What is
+        declared so already is left alone.
 
         Raises:
+            ConfigError: a field that is declared as another kind, or a name that pixdex fills itself.
             Unsupported: the store cannot add a field to a live collection.
             InvalidRecord: a record holds a value of another kind.
         """
         declared = tuple(_declared(name, kind) for name, kind in fields.items())
         check_user_fields({f.name: f for f in declared})
-        if self._collection is None:
-            self._fields = (*self._fields, *declared)
-        else:
-            self._collection.alter(fields=declared)
+        collection = self._existing()
+        there = {f.name: f for f in (self._fields if collection is None else collection.spec.fields)}
+        for field in declared:
+            old = there.get(field.name, field)
+            if (old.kind, old.many) != (field.kind, field.many):
+                raise ConfigError(f"field {field.name!r} is declared as {_spelled(old)} already, not {_spelled(field)}")
+        new = tuple(field for field in declared if field.name not in there)
+        if collection is None:
+            self._fields = (*self._fields, *new)
+        elif new:
+            collection.alter(fields=new)
 
     def _items(
-        self, pictures: Sequence[Picture], fields: Mapping[str, Any], ids: Sequence[str] | None, source: str | None
+        self, pictures: Iterable[Picture], fields: Mapping[str, Any], ids: Sequence[str] | None, source: str | None
     ) -> Iterator[Item | None]:
-        for row, picture in enumerate(pictures):
+        if ids is not None:
+            for record, picture in _with_ids(ids, pictures):
+                yield Item(record, _as_path(picture) or picture, fields)
+            return
+        for picture in pictures:
             path = _as_path(picture)
-            if path is None or ids is not None:
-                yield Item(None if ids is None else ids[row], picture if path is None else path, fields)
+            if path is None:
+                yield Item(None, picture, fields)
                 continue
-            root = path if path.is_dir() else path.parent
-            for item in from_files(path, self._source(root, source)):
+            for item in from_files(path, self._source(_root(path), source)):
                 yield item if item is None else replace(item, payload=fields)
 
-    def _source(self, root: Path, name: str | None) -> str:
+    def _source(self, root: Path, given: str | None) -> str:
         """The name that stands for ``root`` in ids; the collection remembers it."""
-        absolute = os.fsencode(root.resolve()).decode(errors="backslashreplace")
-        name = name or os.fsencode(root.resolve().name).decode(errors="backslashreplace") or "root"
-        known = {s.name: s.root for s in self.collection.spec.sources}
-        if known.get(name, absolute) != absolute:
-            raise ConfigError(
-                f"source {name!r} stands for {known[name]} in this collection: give {absolute} another name with source="
-            )
-        if name not in known:
+        name, absolute = _named(root, given)
+        roots = self._roots()
+        _check_source(name, absolute, roots)
+        if name not in roots:
             self.collection.alter(sources=(Source(name=name, root=absolute),))
         return name
+
+    def _roots(self) -> dict[str, str]:
+        collection = self._existing()
+        return {} if collection is None else {s.name: s.root for s in collection.spec.sources}
 
     # --- finding ------------------------------------------------------------------------------------
 
@@ -316,16 +387,22 @@ class ImageIndex:
         Args:
             query: a path, bytes of a picture file, a uint8 array, a PIL image; a float vector
                 ``[dim]``; or the id of a record (text that names no file).
+            k: how many hits at most.
             where: applies before top-k.
             threshold: leaves out hits that score lower.
             exclude_self: leave out the record of that id, or those with the query's very content.
             rerank: a reranker or its name; it scores the best ``candidates`` anew from their tokens.
+            candidates: how many hits the reranker sees; ``k`` at least.
+            tuning: time for recall, or exact.
+                Hits beyond those keep their score and order, below.
 
         Raises:
             NotFound: no such file and no such id, or nothing was added yet.
             InvalidImage: the query is not a usable picture.
             Unsupported: the collection or the query has no tokens to rerank with.
         """
+        if k < 1:
+            raise ConfigError(f"k is {k}: ask for at least 1")
         reranker = rerankers.load(rerank) if isinstance(rerank, str) else rerank
         if reranker is not None and reranker.uses_tokens and self.collection.spec.tokens is None:
             raise Unsupported("this collection keeps no tokens to rerank with: make a new one with tokens=True")
@@ -339,19 +416,22 @@ class ImageIndex:
         first = self.collection.search_one(
             asked.query.vector, k=max(k, candidates), where=where, using=IMAGE, tuning=tuning
         )
-        ranked = self._reranked(asked.query, first, reranker)
+        ranked = [*self._reranked(asked.query, first[:candidates], reranker), *first[candidates:]]
         return [hit for hit in ranked if threshold is None or hit.score >= threshold][:k]
 
     def _query(self, query: Any, *, tokens: bool) -> _Asked:
         if isinstance(query, np.ndarray) and query.dtype != np.uint8:
             return _Asked(Query(query), None)
-        if isinstance(query, str) and not Path(query).expanduser().is_file():
+        if isinstance(query, str) and not names_file(query):
             return self._by_id(query, tokens=tokens)
         path = _as_path(query)
         picture = query if path is None else path
         if path is not None and not path.exists():
             raise NotFound(f"{path} does not exist")
-        pixels, _ = load_picture(picture)
+        try:
+            pixels, _ = load_picture(picture)
+        except InvalidImage as error:
+            raise error if path is None else InvalidImage(f"{shown(path)}: {error}") from error
         features = self.encoder.encode([self.encoder.prepare(pixels)], tokens=tokens)
         return _Asked(
             Query(features.vectors[0], None if features.tokens is None else features.tokens[0]),
@@ -399,7 +479,8 @@ class ImageIndex:
 
     def count(self, where: Filter | None = None) -> int:
         """How many records match."""
-        return 0 if self._collection is None else self._collection.count(where)
+        collection = self._existing()
+        return 0 if collection is None else collection.count(where)
 
     def info(self) -> Info:
         """What this index is.
@@ -419,6 +500,15 @@ def describe(connector: Connector, name: str) -> Info:
     return _info(Collection.open(connector, name))
 
 
+def names_file(text: str) -> bool:
+    """Whether ``search`` takes this text for a file; ids may look like no path at all."""
+    path = _as_path(text)
+    try:
+        return path is not None and path.is_file()
+    except OSError:
+        return False
+
+
 def _info(collection: Collection) -> Info:
     spec = collection.spec
     vector = spec.vectors[0]
@@ -430,7 +520,7 @@ def _info(collection: Collection) -> Info:
         fingerprint=vector.fingerprint.digest,
         dim=vector.dim,
         metric=vector.metric,
-        fields={f.name: f"{f.kind}{'[]' if f.many else ''}" for f in spec.fields},
+        fields={f.name: _spelled(f) for f in spec.fields},
         tokens=None if spec.tokens is None else f"{spec.tokens.count} x {spec.tokens.dim} {spec.tokens.dtype}",
         sources={s.name: s.root for s in spec.sources},
     )
@@ -452,7 +542,7 @@ class _Bar:
         self._bar = bar
 
     @classmethod
-    def of(cls, progress: Progress | bool | None) -> _Bar:
+    def of(cls, progress: Progress | bool | None) -> _Bar:  # noqa: FBT001 - as the public argument
         import sys
 
         if callable(progress):
@@ -473,17 +563,60 @@ class _Bar:
             self._bar.close()
 
 
-def _as_list(pictures: Any) -> list[Picture]:
-    single = isinstance(pictures, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray)
-    if single or not isinstance(pictures, Iterable):  # a PIL image is no iterable
-        return [pictures]
-    return list(pictures)
+def _several(pictures: Picture | Iterable[Picture]) -> Iterable[Picture]:
+    return [pictures] if is_picture(pictures) or not isinstance(pictures, Iterable) else pictures
 
 
 def _as_path(picture: Picture) -> Path | None:
-    if isinstance(picture, str | os.PathLike):
-        return Path(os.fsdecode(picture)).expanduser()
-    return None
+    if not isinstance(picture, str | os.PathLike):
+        return None
+    path = Path(os.fsdecode(picture))
+    try:
+        return path.expanduser()
+    except RuntimeError:  # ~ of nobody: a name like any other
+        return path
+
+
+def _root(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _named(root: Path, given: str | None) -> tuple[str, str]:
+    """The source name of a folder, and the folder as the collection remembers it."""
+    there = root.resolve()
+    return given or shown(Path(there.name)) or "root", shown(there)
+
+
+def _check_source(name: str, root: str, roots: Mapping[str, str]) -> None:
+    if roots.get(name, root) != root:
+        raise ConfigError(
+            f"source {name!r} stands for {roots[name]} in this collection: give {root} another name with source="
+        )
+
+
+def _check_count(pictures: Sized[Picture], ids: Sequence[str] | None) -> None:
+    folders = ids is not None and any(_is_folder(picture) for picture in pictures)
+    if ids is not None and (folders or len(ids) != len(pictures)):
+        raise ConfigError(f"{len(ids)} ids for {len(pictures)} pictures: give one id per picture, and no folders")
+
+
+def _check_distinct(ids: Sequence[str]) -> None:
+    check_ids(ids)
+    if len(set(ids)) < len(ids):
+        twice = next(record for record in ids if ids.count(record) > 1)
+        raise ConfigError(f"id {twice!r} stands twice in one call: one id per picture")
+
+
+def _with_ids(ids: Sequence[str], pictures: Iterable[Picture]) -> Iterator[tuple[str, Picture]]:
+    rest = iter(pictures)
+    for row, record in enumerate(ids):
+        try:
+            picture = next(rest)
+        except StopIteration:
+            raise ConfigError(f"{len(ids)} ids for {row} pictures: give one id per picture") from None
+        yield record, picture
+    if any(True for _ in rest):
+        raise ConfigError(f"{len(ids)} ids for more pictures: give one id per picture")
 
 
 def _is_folder(picture: Picture) -> bool:
@@ -491,10 +624,17 @@ def _is_folder(picture: Picture) -> bool:
     return path is not None and path.is_dir()
 
 
-def _check_paths(pictures: Sequence[Picture]) -> None:
-    """Every path exists, and every folder has a picture: seen before a collection is made for nothing."""
-    for path in filter(None, map(_as_path, pictures)):
-        if not path.exists() and not path.is_symlink():
-            raise ConfigError(f"{path} does not exist")
-        if path.is_dir() and not any(from_files(path, "")):
-            raise ConfigError(f"no pictures in {path}")
+def _spelled(field: Field) -> str:
+    return f"{field.kind}{'[]' if field.many else ''}"
+
+
+def _undeclared(name: str) -> str:
+    return f"field {name!r} is not declared, so it is kept but cannot be filtered on: declare it to change that"
+
+
+def _canonical(fields: Mapping[str, Any], spec: Spec) -> Payload:
+    """The fields as they will be kept; refused, if they cannot be, before a file is read."""
+    try:
+        return (checked(Batch(("fields",), payloads=(fields,)), spec).payloads or ())[0]
+    except InvalidRecord as error:
+        raise InvalidRecord(str(error).replace("record 'fields': ", "", 1)) from None

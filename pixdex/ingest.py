@@ -15,12 +15,14 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
+from PIL import Image
 
 from pixdex._records import coerce
 from pixdex.encoders import images
@@ -34,7 +36,24 @@ if TYPE_CHECKING:
     from pixdex.collection import Collection
     from pixdex.encoders.port import Encoder, Pixels
 
-__all__ = ["AUTOMATIC", "Item", "Progress", "Quarantined", "Report", "check_user_fields", "content_hash", "from_files", "infer", "ingest", "load_picture", "shown"]
+__all__ = [
+    "AUTOMATIC",
+    "CONTENT",
+    "NO_PICTURE",
+    "Item",
+    "Picture",
+    "Progress",
+    "Quarantined",
+    "Report",
+    "check_user_fields",
+    "content_hash",
+    "from_files",
+    "infer",
+    "ingest",
+    "is_picture",
+    "load_picture",
+    "shown",
+]
 
 CONTENT = "content"
 AUTOMATIC = (
@@ -47,12 +66,15 @@ AUTOMATIC = (
 )
 """What every picture brings itself; ``taken`` and ``place`` only where its EXIF data has them."""
 
+_AUTOMATIC_NAMES = frozenset(f.name for f in AUTOMATIC)
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 _CHUNK = 128
 _READ = 1 << 20
 
 Picture: TypeAlias = Any
 """A path, bytes of a picture file, an array or a PIL image."""
+NO_PICTURE = "a picture is a path, bytes, a uint8 array or a PIL image, not {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,29 +137,34 @@ class Item:
 def from_files(root: Path, source: str) -> Iterator[Item | None]:
     """The pictures under a folder, or one file, in the order of their paths; None for each other file.
 
-    Links to folders are not followed, so that loops end; what is no regular file is passed over.
+    Links to folders are not followed, so that loops end. A folder that cannot be read stands for itself,
+    so that the report names it.
     """
     if not root.is_dir():
         yield Item(_path_id(source, root.name), root)
         return
-    for folder, folders, names in os.walk(root):
+    closed: list[OSError] = []
+    for folder, folders, names in os.walk(root, onerror=closed.append):
         folders.sort()
         for name in sorted(names):
             path = Path(folder, name)
             yield Item(_path_id(source, path.relative_to(root).as_posix()), path) if _is_picture(path) else None
+    for error in closed:
+        path = Path(error.filename)
+        yield Item(_path_id(source, path.relative_to(root).as_posix()), path)
 
 
 def _is_picture(path: Path) -> bool:
-    """By its suffix; a file of another name by its first bytes. Unreadable files count by name alone."""
+    """By its suffix, whatever stands under it; a file of another name by its first bytes."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return False
-        if path.suffix.lower() in SUFFIXES:
-            return True
         with path.open("rb") as file:
             head = file.read(12)
     except OSError:
-        return path.suffix.lower() in SUFFIXES and not path.is_fifo()
+        return False
     return head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8")) or (
         head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     )
@@ -171,12 +198,12 @@ def content_hash(picture: Picture) -> str:
     digest = hashlib.blake2b(digest_size=16)
     if isinstance(picture, Path):
         try:
-            with picture.open("rb") as file:
+            with _opened(picture) as file:
                 while chunk := file.read(_READ):
                     digest.update(chunk)
         except OSError as error:
             raise InvalidImage(_unreadable(error)) from error
-    elif isinstance(picture, bytes):
+    elif isinstance(picture, bytes | bytearray | memoryview):
         digest.update(picture)
     else:
         pixels = load_picture(picture)[0]
@@ -195,21 +222,39 @@ def load_picture(picture: Picture) -> tuple[Pixels, dict[str, Any]]:
         return _load_bytes(_read(picture))
     if isinstance(picture, bytes | bytearray | memoryview):
         return _load_bytes(bytes(picture))
+    if not is_picture(picture):
+        raise InvalidImage(NO_PICTURE.format(type(picture).__name__))
     pixels = images.from_array(picture) if isinstance(picture, np.ndarray) else images.from_pil(picture)
     return pixels, {"width": pixels.shape[1], "height": pixels.shape[0]}
 
 
+def is_picture(value: Any) -> bool:
+    """Whether ``value`` is of a type that can be a picture."""
+    return isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image)
+
+
 def _read(path: Path) -> bytes:
-    limit = images.Limits().max_bytes
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidImage("not a regular file")
-        if status.st_size > limit:
-            raise InvalidImage(f"{status.st_size} bytes, the limit is {limit}")
-        return path.read_bytes()
+        with _opened(path) as file:
+            return file.read()
     except OSError as error:
         raise InvalidImage(_unreadable(error)) from error
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The file, once it is known that reading it comes to an end."""
+    try:
+        status = path.stat()
+    except ValueError as error:
+        raise InvalidImage(f"not a path: {error}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise InvalidImage("a folder, which cannot be read as a picture or walked")
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidImage("not a regular file")
+    limit = images.Limits().max_bytes
+    if status.st_size > limit:
+        raise InvalidImage(f"{status.st_size} bytes, the limit is {limit}")
+    return path.open("rb")
 
 
 def _unreadable(error: OSError) -> str:
@@ -291,7 +336,7 @@ def ingest(
     tally = _Tally()
     pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1), thread_name_prefix="pixdex-decode")
     try:
-        pipeline = _Pipeline(collection, encoder, vector, tokens, pool, tally)
+        pipeline = _Pipeline(collection, encoder, vector=vector, tokens=tokens, pool=pool, tally=tally)
         ahead: list[tuple[Item, Future[str]]] = []
         for chunk in _chunks(_pictures(items, tally)):
             hashing = [(item, pool.submit(content_hash, item.picture)) for item in chunk]
@@ -327,7 +372,14 @@ class _Pipeline:
     """From hashed items to written records, a chunk at a time."""
 
     def __init__(
-        self, collection: Collection, encoder: Encoder, vector: str, tokens: bool, pool: ThreadPoolExecutor, tally: _Tally  # noqa: FBT001 - private, one call
+        self,
+        collection: Collection,
+        encoder: Encoder,
+        *,
+        vector: str,
+        tokens: bool,
+        pool: ThreadPoolExecutor,
+        tally: _Tally,
     ) -> None:
         self._collection = collection
         self._encoder = encoder
@@ -337,9 +389,14 @@ class _Pipeline:
         self._tally = tally
 
     def write(self, hashing: Sequence[tuple[Item, Future[str]]]) -> None:
-        seen = self._without_known(self._hashed(hashing))
-        fresh = self._reuse(seen)
-        for batch in self._encoded(fresh):
+        fresh = self._reuse(self._without_known(self._hashed(hashing)))
+        firsts = list({one.content: one for one in reversed(fresh)}.values())[::-1]
+        self._add(firsts)
+        copies = [one for one in fresh if all(one is not first for first in firsts)]
+        self._add(self._reuse(copies))  # what is left of them: their first could not be used, or is not visible yet
+
+    def _add(self, seen: Sequence[_Seen]) -> None:
+        for batch in self._encoded(seen):
             self._collection.upsert(batch)
             self._tally.added += len(batch)
 
@@ -362,7 +419,7 @@ class _Pipeline:
         return list(seen.values())
 
     def _without_known(self, seen: Sequence[_Seen]) -> list[_Seen]:
-        """Those whose record is missing or differs in content, fields or tokens."""
+        """Those whose record is missing or differs in content, fields or tokens; with the fields it has."""
         if not seen:
             return []
         stored = self._collection.fetch([s.id for s in seen], want=Want(payload=True, tokens=self._tokens))
@@ -370,10 +427,14 @@ class _Pipeline:
         changed = []
         for one in seen:
             row = row_of.get(one.id)
-            if row is not None and self._holds(stored, row, one.payload):
+            if row is None:
+                changed.append(one)
+            elif self._holds(stored, row, one.payload):
                 self._tally.unchanged += 1
             else:
-                changed.append(one)
+                before = (stored.payloads or ())[row]
+                kept = {key: value for key, value in before.items() if key not in _AUTOMATIC_NAMES}
+                changed.append(replace(one, payload={**kept, **one.payload}))
         return changed
 
     def _holds(self, stored: Batch, row: int, payload: Payload) -> bool:
@@ -390,28 +451,48 @@ class _Pipeline:
         """Write those whose content the collection knows under any id with its vectors; the others are left."""
         known = self._known_content({s.content for s in seen})
         rows = [known.get((one.id, one.content)) or known.get(("", one.content)) for one in seen]
-        old = [(one, *row) for one, row in zip(seen, rows, strict=True) if row is not None]
+        old = [(one, row) for one, row in zip(seen, rows, strict=True) if row is not None]
         if old:
-            self._collection.upsert(_copies(old, self._vector, tokens=self._tokens))
+            self._collection.upsert(self._copies(old))
             self._tally.reused += len(old)
         return [one for one, row in zip(seen, rows, strict=True) if row is None]
 
-    def _known_content(self, contents: set[str]) -> dict[tuple[str, str], tuple[Batch, int]]:
+    def _known_content(self, contents: set[str]) -> dict[tuple[str, str], Batch]:
         """(id, content hash) -> that stored record, when it has all that is needed; ("", content hash)
-        -> any such record, so that a record of its own comes first and keeps its fields."""
-        known: dict[tuple[str, str], tuple[Batch, int]] = {}
+        -> any such record. A record of its own comes first, since it has more to keep.
+        """
+        known: dict[tuple[str, str], Batch] = {}
         if not contents:
             return known
-        want = Want(payload=True, vectors=(self._vector,), tokens=self._tokens)
+        spec = self._collection.spec
+        want = Want(vectors=tuple(v.name for v in spec.vectors), tokens=spec.tokens is not None)
         for page in self._collection.scan(where=F[CONTENT].is_in(sorted(contents)), want=want):
-            batch = page.batch
-            present = batch.present(self._vector)
-            for row, payload in enumerate(batch.payloads or ()):
-                complete = present[row] and (not self._tokens or (batch.tokens and batch.tokens[row] is not None))
-                if complete:
-                    known[batch.ids[row], payload[CONTENT]] = (batch, row)
-                    known.setdefault(("", payload[CONTENT]), (batch, row))
+            for row, payload in enumerate(page.batch.payloads or ()):
+                record = page.batch.take([row])
+                if record.present(self._vector)[0] and not (self._tokens and _tokens(record) is None):
+                    known[record.ids[0], payload[CONTENT]] = record
+                    known.setdefault(("", payload[CONTENT]), record)
         return known
+
+    def _copies(self, old: Sequence[tuple[_Seen, Batch]]) -> Batch:
+        """Records of known content: its vector, tokens and automatic fields, the payload of the new one over
+        them. A record that is written again keeps its other vectors too: they need not be of the picture.
+        """
+        payloads = []
+        for one, record in old:
+            before = (record.payloads or ({},))[0]
+            automatic = {key: value for key, value in before.items() if key in _AUTOMATIC_NAMES}
+            payloads.append({**automatic, **one.payload})
+        vectors, absent = {}, {}
+        for vector in self._collection.spec.vectors:
+            kept = np.array(
+                [r.present(vector.name)[0] and (vector.name == self._vector or r.ids[0] == one.id) for one, r in old]
+            )
+            if kept.any():
+                vectors[vector.name] = np.concatenate([record.vectors[vector.name] for _, record in old])
+                absent[vector.name] = ~kept
+        tokens = tuple(_tokens(record) for _, record in old)
+        return Batch(tuple(one.id for one, _ in old), vectors, tuple(payloads), tokens, absent)
 
     def _encoded(self, seen: Sequence[_Seen]) -> Iterator[Batch]:
         """The items decoded in threads, encoded in batches, in order."""
@@ -445,22 +526,9 @@ class _Pipeline:
         )
 
 
-def _copies(old: Sequence[tuple[_Seen, Batch, int]], vector: str, *, tokens: bool) -> Batch:
-    """Records of known content: stored vectors and fields, the new payload over them."""
-    taken = [(one, batch.take([row])) for one, batch, row in old]
-    automatic = {f.name for f in AUTOMATIC}
-    payloads = []
-    for one, batch in taken:
-        before = (batch.payloads or ({},))[0]
-        same_record = batch.ids[0] == one.id
-        kept = {key: value for key, value in before.items() if same_record or key in automatic}
-        payloads.append({**kept, **one.payload})
-    return Batch(
-        tuple(one.id for one, _ in taken),
-        {vector: np.concatenate([batch.vectors[vector] for _, batch in taken])},
-        tuple(payloads),
-        tuple((batch.tokens or (None,))[0] for _, batch in taken) if tokens else None,
-    )
+def _tokens(record: Batch) -> NDArray[Any] | None:
+    """The tokens of a batch of one."""
+    return (record.tokens or (None,))[0]
 
 
 def _joined(pieces: Sequence[Batch], vector: str) -> Batch:
@@ -478,21 +546,27 @@ def infer(name: str, value: Any) -> Field | None:
     Raises:
         ConfigError: the name cannot be a field's.
     """
-    many = isinstance(value, list | set | frozenset)
+    many = isinstance(value, list | tuple | set | frozenset) and not _is_place(value)
     example = next(iter(value), None) if many else value
     kind = _kind(example)
     return None if kind is None else Field(name=name, kind=kind, many=many)
 
 
 def _kind(value: Any) -> Kind | None:
-    from datetime import datetime
-
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bool):
         return Kind.BOOL
-    if isinstance(value, tuple) or (isinstance(value, Mapping) and value.keys() == {"lat", "lon"}):
+    if _is_place(value):
         return Kind.GEO
     kinds = ((int, Kind.INT), (float, Kind.FLOAT), (str, Kind.TEXT), (datetime, Kind.TIME))
     return next((kind for python, kind in kinds if isinstance(value, python)), None)
+
+
+def _is_place(value: Any) -> bool:
+    """A tuple of two numbers; a list of two may be a list of numbers."""
+    if isinstance(value, Mapping):
+        return value.keys() == {"lat", "lon"}
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
 
 
 def check_user_fields(fields: Mapping[str, Any]) -> None:
@@ -501,6 +575,6 @@ def check_user_fields(fields: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: the name is taken.
     """
-    taken = {f.name for f in AUTOMATIC} & fields.keys()
+    taken = _AUTOMATIC_NAMES & fields.keys()
     if taken:
-        raise ConfigError(f"field {sorted(taken)[0]!r} is filled by pixdex: use another name")
+        raise ConfigError(f"field {min(taken)!r} is filled by pixdex: use another name")

@@ -283,10 +283,11 @@ def _with_ordinals(fields: Sequence[Field]) -> tuple[Field, ...]:
     last = max((f.ordinal for f in fields), default=0)
     numbered = []
     for declared in fields:
-        if declared.ordinal == 0:
+        if declared.ordinal:
+            numbered.append(declared)
+        else:
             last += 1
-            declared = replace(declared, ordinal=last)
-        numbered.append(declared)
+            numbered.append(replace(declared, ordinal=last))
     return tuple(numbered)
 
 
@@ -333,7 +334,7 @@ class Batch:
         return len(self.ids)
 
     def present(self, name: str) -> NDArray[np.bool_]:
-        """bool ``[n]``: which records have the vector ``name``."""
+        """Bool ``[n]``: which records have the vector ``name``."""
         if name not in self.vectors:
             return np.zeros(len(self.ids), dtype=bool)
         if name not in self.absent:

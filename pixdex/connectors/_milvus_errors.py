@@ -76,7 +76,7 @@ _ours = threading.local()
 class _NotOurs(logging.Filter):
     """Drops what the client logs of calls made here: a traceback for every error, which is raised anyway."""
 
-    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002  the name is logging's
+    def filter(self, record: logging.LogRecord) -> bool:
         return not getattr(_ours, "calling", False)
 
 

@@ -128,7 +128,7 @@ class Qdrant:
             )
             self._index(name, spec.columns)
 
-    def describe(self, name: str, *, timeout: float | None) -> Spec:  # noqa: ARG002  the client takes none
+    def describe(self, name: str, *, timeout: float | None) -> Spec:
         with self._calling():
             metadata = self._client.get_collection(name).config.metadata or {}
         if _METADATA not in metadata:
@@ -155,7 +155,7 @@ class Qdrant:
         with self._calling():
             self._client.delete_collection(name, timeout=_whole(timeout))
 
-    def names(self, *, timeout: float | None) -> Sequence[str]:  # noqa: ARG002  the client takes none
+    def names(self, *, timeout: float | None) -> Sequence[str]:
         with self._calling():
             return sorted(collection.name for collection in self._client.get_collections().collections)
 
@@ -169,7 +169,7 @@ class Qdrant:
         with self._calling():
             self._client.update_collection_aliases(steps, timeout=_whole(timeout))
 
-    def aliases(self, *, timeout: float | None) -> Mapping[str, str]:  # noqa: ARG002  the client takes none
+    def aliases(self, *, timeout: float | None) -> Mapping[str, str]:
         with self._calling():
             return {a.alias_name: a.collection_name for a in self._client.get_aliases().aliases}
 
@@ -194,7 +194,7 @@ class Qdrant:
         with self._calling():
             self._client.delete(name, selector, timeout=_whole(timeout))
 
-    def flush(self, name: str, *, timeout: float | None) -> None:  # noqa: ARG002  the client takes none
+    def flush(self, name: str, *, timeout: float | None) -> None:
         with self._calling():
             self._client.get_collection(name)  # every write waited
 

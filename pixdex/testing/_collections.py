@@ -56,10 +56,10 @@ VERBS: dict[str, Callable[[Collection], object]] = {
 def _rich(connector: AnyConnector) -> Spec:
     """As much of a Spec as the store can hold."""
     able = connector.capabilities
-    second = (vector("text", dim=5, metric=sorted(able.metrics)[-1], encoder="words"),) if able.max_vectors > 1 else ()
+    second = (vector("text", dim=5, metric=max(able.metrics), encoder="words"),) if able.max_vectors > 1 else ()
     parts = {"config": "0123456789abcdef", "weights": "fedcba9876543210"}
     first = replace(
-        vector(metric=sorted(able.metrics)[0], dtype="float16"),
+        vector(metric=min(able.metrics), dtype="float16"),
         fingerprint=Fingerprint(encoder='odd "name" \\ / 雪', digest="abcdef0123456789", parts=parts),
     )
     return Spec(
@@ -195,7 +195,7 @@ class CollectionCases(Cases):
         assert again.search(some_vectors(1, dim=3))[0][0].id == "a"
 
     def test_names_lists_collections(self, connector: AnyConnector, name: str, other: str) -> None:
-        """names is sorted and holds what exists."""
+        """Names is sorted and holds what exists."""
         Collection.create(connector, name, plain())
         Collection.create(connector, other, plain())
         names = list(connector.names(timeout=60))
@@ -281,7 +281,8 @@ class CollectionCases(Cases):
 
     def test_stale_handle_is_a_fingerprint_mismatch(self, collection: Collection) -> None:
         """The physical vector name carries the fingerprint: a handle of the old encoder fails on search
-        and on upsert, and opening again heals it."""
+        and on upsert, and opening again heals it.
+        """
         put(collection, ["a"])
         collection.connector.drop(collection.name, timeout=60)
         renewed = Collection.create(collection.connector, collection.name, Spec(vectors=(vector(encoder="new"),)))
@@ -470,7 +471,7 @@ class CollectionCases(Cases):
 
     def test_alter_adds_a_vector(self, collection: Collection) -> None:
         """A second vector: old records lack it, new ones may have it, the first works as before."""
-        second = vector("text", dim=4, metric=sorted(collection.capabilities.metrics)[0], encoder="words")
+        second = vector("text", dim=4, metric=min(collection.capabilities.metrics), encoder="words")
         put(collection, ["a"])
         able = collection.capabilities
         if not able.alter or able.max_vectors < 2:
@@ -499,7 +500,8 @@ class CollectionCases(Cases):
     @pytest.fixture
     def reopen(self) -> Callable[[], AnyConnector] | None:
         """Override for durable stores: each call opens the same place (an empty one for each test)
-        again, after the connector of the call before was closed."""
+        again, after the connector of the call before was closed.
+        """
         return None
 
     def test_reopened_store_has_everything(
@@ -511,7 +513,7 @@ class CollectionCases(Cases):
                 pytest.skip("a durable store: give a fixture `reopen` to have this tested")
             return
         first = reopen()
-        spec = plain(Field(name="n", kind=Kind.INT), metric=sorted(connector.capabilities.metrics)[-1])
+        spec = plain(Field(name="n", kind=Kind.INT), metric=max(connector.capabilities.metrics))
         try:
             collection = Collection.create(first, "kept", spec)
             put(collection, ["a", "b", "c"], payloads=[{"n": 1}, {"n": 2, "deep": {"er": [1, None]}}, {}])

@@ -284,7 +284,8 @@ class FilterCases(Cases):
     @pytest.mark.parametrize("case", CASES)
     def test_filter(self, records: Collection, case: str) -> None:
         """Each filter holds for exactly these records, in count, scan and search, and its negation for
-        exactly the others: absent (missing, null, empty list) compares false, and ``not`` is a complement."""
+        exactly the others: absent (missing, null, empty list) compares false, and ``not`` is a complement.
+        """
         where, expected = CASES[case]
         ids = sorted(expected.split())
         complement = sorted(set(RECORDS) - set(ids))

@@ -162,7 +162,8 @@ class RecordCases(Cases):
 
     def test_ids_of_every_shape(self, collection: Collection) -> None:
         """Ids are opaque and case-sensitive: all of these are different records, each found by its own
-        id by fetch, by filter, by search and by scan."""
+        id by fetch, by filter, by search and by scan.
+        """
         ids = list(IDS.values())
         matrix = some_vectors(len(ids))
         put(collection, ids, matrix, [{"own": record} for record in ids])
@@ -398,7 +399,7 @@ class RecordCases(Cases):
 
     def test_float16_vectors(self, connector: Connector, name: str) -> None:
         """A vector declared float16 comes back as its rounding, in float32."""
-        metric = sorted(connector.capabilities.metrics)[-1]
+        metric = max(connector.capabilities.metrics)
         collection = Collection.create(connector, name, plain(metric=metric, dtype="float16"))
         matrix = some_vectors(3)
         put(collection, ["a", "b", "c"], matrix)

@@ -176,7 +176,7 @@ class SearchCases(Cases):
             assert [h.score for h in hits] == pytest.approx([h.score for h in alone], rel=1e-5, abs=1e-5)
 
     def test_a_filter_applies_before_top_k(self, numbered: Collection) -> None:
-        """k survivors come although nearer records do not match: a filter is no afterthought."""
+        """K survivors come although nearer records do not match: a filter is no afterthought."""
         query = keystone_vectors()[5]  # far out: the record itself is by far the nearest
         everything = [h.id for h in numbered.search_one(query, k=40, tuning=EXACT)]
         last = everything[-6:]
@@ -301,7 +301,7 @@ class SearchCases(Cases):
         from pixdex.testing._support import vector
         from pixdex.types import Spec
 
-        metric = sorted(connector.capabilities.metrics)[-1]
+        metric = max(connector.capabilities.metrics)
         collection = Collection.create(connector, name, Spec(vectors=(vector(dim=1, metric=metric),)))
         collection.upsert(Batch(("a", "b"), {"image": np.array([[1.0], [-3.0]], np.float32)}))
         collection.flush()
@@ -313,7 +313,7 @@ class SearchCases(Cases):
         from pixdex.types import Spec
 
         dim = min(2048, connector.capabilities.max_dim)
-        metric = sorted(connector.capabilities.metrics)[0]
+        metric = min(connector.capabilities.metrics)
         collection = Collection.create(connector, name, Spec(vectors=(vector(dim=dim, metric=metric),)))
         matrix = some_vectors(5, dim=dim)
         put(collection, [f"r{i:02}" for i in range(5)], matrix)

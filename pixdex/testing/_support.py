@@ -130,7 +130,8 @@ class Cases:
     @pytest.fixture
     def untouched(self, kept: Callable[..., Collection]) -> Iterator[Collection]:
         """An empty collection like ``collection``, shared by tests that write nothing in the end: creating
-        one costs some stores half a second."""
+        one costs some stores half a second.
+        """
         collection = kept(replace(STANDARD, encoder="untouched"))
         yield collection
         collection.flush()

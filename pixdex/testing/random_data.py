@@ -159,7 +159,7 @@ def _leaves(field: Field) -> st.SearchStrategy[Filter]:
     if field.kind is Kind.GEO:
         radii = st.sampled_from([0.25, 60.0, 123.4, 1234.5, 9876.5, 19950.3, 20100.0])
         box = st.tuples(_places(), _places())
-        choices.append(st.builds(lambda at, km: Near(field.name, *at, km), _places(), radii))
+        choices.append(st.builds(lambda at, km: Near(field.name, at[0], at[1], km), _places(), radii))
         choices.append(box.map(lambda corners: Box(field.name, *corners[0], *corners[1])))
     elif field.many:
         choices.append(st.builds(Contains, name, some))

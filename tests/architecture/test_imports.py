@@ -24,7 +24,7 @@ RULES: dict[str, set[str]] = {
     "collection": {"connectors.port", "policy", "_records", *SPINE},
     "ingest": {"collection", "_records", "encoders.port", *IMAGES, *SPINE},
     "index": {"collection", "ingest", "encoders", "encoders.port", "rerankers", "rerankers.port", "connectors"}
-    | {"connectors.port", "policy", "_progress", *SPINE},
+    | {"connectors.port", "policy", "_progress", "_records", *SPINE},
     "_progress": {"ingest"},
     "_html": {"ingest", *IMAGES, *SPINE},
     "demo": {"index", *SPINE},
@@ -47,7 +47,7 @@ LIBRARIES = {
     "transformers": ["encoders.*", "training.*"],
     "safetensors": ["encoders.*", "training.*"],
     "faiss": ["connectors.pq", "connectors._pq_*"],
-    "sqlite3": ["connectors.pq", "connectors._pq_*", "connectors.qdrant"],  # local mode lets its errors through
+    "sqlite3": ["connectors.pq", "connectors._pq_*", "connectors.qdrant", "connectors._qdrant_*"],  # local mode lets its errors through
     "qdrant_client": ["connectors.qdrant", "connectors._qdrant_*"],
     "pymilvus": ["connectors.milvus", "connectors._milvus_*"],
     "typer": ["cli"],
