@@ -23,6 +23,7 @@ import numpy as np
 
 import pixdex
 from benchmarks import Goal, report
+from pixdex import encoders
 from pixdex.types import Batch, Fingerprint, Spec, Vector
 
 IMPORTS = {
@@ -105,7 +106,7 @@ def _pictures(folder: Path, shared: Path, vit: str, results: dict[str, Any], *, 
     source = shared / "data" / ("geo_exif" if quick else "smoke")
     results["add_pictures_per_s"] = {}
     for name, reference in (("classic", "classic"), ("vit_tiny", vit)):
-        encoder = pixdex.encoders.load(reference)
+        encoder = encoders.load(reference)
         encoder.encode([encoder.prepare(np.zeros((32, 32, 3), np.uint8))])
         with pixdex.open(f"pq://{folder / f'add-{name}.pix'}", encoder=encoder) as index:
             done = index.add(source, progress=False)

@@ -1,0 +1,76 @@
+"""Many local descriptors to one: CLS, mean, generalized mean.
+
+Each takes token sequences ``[n, t, d]`` or feature maps ``[n, c, h, w]``, float32, and gives float32 ``[n, d]``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pixdex.errors import ConfigError
+
+__all__ = ["GEM_POWER", "Pooling", "as_tokens", "gem_pool", "mean_pool"]
+
+GEM_POWER = 3.0
+"""The exponent of the generalized mean that retrieval models start from."""
+_SMALLEST = np.float32(1e-6)
+
+Activations = NDArray[np.float32]
+
+
+class Pooling(StrEnum):
+    """How local descriptors become one vector."""
+
+    CLS = "cls"
+    """The class token: only trunks that have one."""
+    MEAN = "mean"
+    """The average of the local descriptors, class and register tokens left out."""
+    GEM = "gem"
+    """Their generalized mean."""
+
+    @classmethod
+    def named(cls, name: str) -> Pooling:
+        """The pooling of that name.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        try:
+            return cls(name)
+        except ValueError:
+            raise ConfigError(f"pooling {name!r}: one of {', '.join(p.value for p in cls)}") from None
+
+
+def as_tokens(features: Activations) -> Activations:
+    """``[n, t, d]`` of a feature map ``[n, c, h, w]``, its cells row by row; a token sequence as it is."""
+    if features.ndim == 3:
+        return features
+    count, channels = features.shape[:2]
+    return features.reshape(count, channels, -1).transpose(0, 2, 1)
+
+
+def mean_pool(features: Activations) -> Activations:
+    """The average over tokens or cells, float32 ``[n, d]``."""
+    pooled: Activations = as_tokens(features).mean(axis=1, dtype=np.float32)
+    return pooled
+
+
+def gem_pool(features: Activations, power: float = GEM_POWER) -> Activations:
+    """The generalized mean ``(mean x^p)^(1/p)`` over tokens or cells, float32 ``[n, d]``.
+
+    ``power`` 1 is the mean, a large one approaches the maximum. Values below 1e-6 count as 1e-6, so it suits
+    rectified feature maps; of signed ViT tokens it sees the positive side only.
+
+    Radenovic, Tolias, Chum: Fine-tuning CNN Image Retrieval with No Human Annotation, TPAMI 2018.
+
+    Raises:
+        ConfigError: ``power`` is not positive.
+    """
+    if not power > 0:
+        raise ConfigError(f"the power of a generalized mean is positive, not {power}")
+    raised = np.maximum(as_tokens(features), _SMALLEST) ** np.float32(power)
+    pooled: Activations = raised.mean(axis=1, dtype=np.float32) ** np.float32(1 / power)
+    return pooled

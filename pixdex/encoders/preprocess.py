@@ -1,0 +1,185 @@
+"""From pixels of any size to the model's input, by the values of a transformers ``preprocessor_config.json``.
+
+Our own code on purpose: the library's processors change with its versions and with what else is installed, and what
+happens to a picture before the model is part of the fingerprint. Resizing and cropping stay in uint8 and run
+in the decoding threads; normalization runs on whole batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from pixdex.encoders._digest import digest_of
+from pixdex.encoders.images import Resample, center_crop, resize
+from pixdex.encoders.port import Pixels
+from pixdex.errors import ConfigError
+
+__all__ = ["Preprocess"]
+
+_VERSION = 1
+"""Raised when the same values would give other pixels."""
+_RESAMPLE: dict[int, Resample] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+_EXTREME = 8
+"""Beyond this ratio of sides a picture is cropped before it is resized: the rest would be cropped away anyway, after it
+had been blown up to any size."""
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocess:
+    """How pixels become model input.
+
+    Attributes:
+        resize_to: (height, width), aspect ratio not kept; None: see ``shortest_edge``.
+        shortest_edge: resize so that the shorter side has this length, aspect ratio kept; None: no such resize.
+        crop: (height, width) of the centre crop that follows, or None.
+        resample: the resize filter, always antialiased.
+        scale: factor on the uint8 values.
+        mean: subtracted from each channel after ``scale``.
+        std: each channel is divided by it after that.
+    """
+
+    resize_to: Size | None = None
+    shortest_edge: int | None = None
+    crop: Size | None = None
+    resample: Resample = "bicubic"
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.resize_to is not None and self.shortest_edge is not None:
+            raise ConfigError("preprocessing: a fixed size and a shortest edge exclude each other")
+        if self.resize_to is None and self.crop is None:
+            raise ConfigError("preprocessing: without a fixed size or a crop, pictures would come out in many sizes")
+        if not all(self.std):
+            raise ConfigError("preprocessing: a standard deviation of 0")
+
+    @classmethod
+    def from_transformers(cls, values: Mapping[str, Any]) -> Preprocess:
+        """Read the values of a ``preprocessor_config.json``.
+
+        Raises:
+            ConfigError: values that this code does not follow.
+        """
+        try:
+            return _read(values)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"preprocessor_config.json cannot be followed: {error!r}") from error
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Preprocess:
+        """The inverse of ``to_json``.
+
+        Raises:
+            ConfigError: not such values.
+        """
+        pairs: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        try:
+            return cls(**pairs)
+        except TypeError as error:
+            raise ConfigError(f"preprocessing cannot be read: {error}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """The values as a JSON object."""
+        return cast("dict[str, Any]", orjson.loads(orjson.dumps(asdict(self))))
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of what comes out."""
+        return self.crop or self.resize_to or (0, 0)
+
+    def digest(self) -> str:
+        """32 hexadecimal characters over everything that shapes the result."""
+        return digest_of({"version": _VERSION, **self.to_json()})
+
+    def fit(self, pixels: Pixels) -> Pixels:
+        """Resize and crop: uint8 ``[height, width, 3]`` of ``size``."""
+        if self.resize_to is not None:
+            pixels = resize(pixels, self.resize_to, self.resample)
+        elif self.shortest_edge is not None:
+            pixels = _trim(pixels)
+            pixels = resize(pixels, _keep_ratio(pixels.shape[0], pixels.shape[1], self.shortest_edge), self.resample)
+        return pixels if self.crop is None else center_crop(pixels, self.crop)
+
+    def normalize(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """float32 ``[n, 3, height, width]`` from uint8 ``[n, height, width, 3]``."""
+        factor = np.asarray([self.scale / s for s in self.std], dtype=np.float32)
+        offset = np.asarray([m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=np.float32)
+        return np.ascontiguousarray((batch * factor - offset).transpose(0, 3, 1, 2))
+
+    def apply(self, pixels: Pixels) -> NDArray[np.float32]:
+        """The model's input for one picture: float32 ``[3, height, width]``."""
+        result: NDArray[np.float32] = self.normalize(self.fit(pixels)[None])[0]
+        return result
+
+
+def _read(values: Mapping[str, Any]) -> Preprocess:
+    crop = _pair(values.get("crop_size")) if values.get("do_center_crop", False) else None
+    resize_to, edge = None, None
+    if values.get("do_resize", True):
+        resize_to, edge = _target(values["size"], cropped=crop is not None)
+        if values.get("crop_pct") is not None and edge is not None:
+            resize_to, edge, crop = _with_crop_share(edge, float(values["crop_pct"]))
+    normalized = values.get("do_normalize", True)
+    return Preprocess(
+        resize_to=resize_to,
+        shortest_edge=edge,
+        crop=crop,
+        resample=_RESAMPLE[int(values.get("resample", 2))],
+        scale=float(values.get("rescale_factor", 1 / 255)) if values.get("do_rescale", True) else 1.0,
+        mean=_triple(values["image_mean"]) if normalized else (0.0, 0.0, 0.0),
+        std=_triple(values["image_std"]) if normalized else (1.0, 1.0, 1.0),
+    )
+
+
+def _target(size: object, *, cropped: bool) -> tuple[Size | None, int | None]:
+    """(fixed size, shortest edge), one of them None."""
+    if isinstance(size, int):  # the old spelling: a shortest edge where a crop follows
+        return (None, size) if cropped else ((size, size), None)
+    if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
+        return None, int(size["shortest_edge"])
+    return _pair(size), None
+
+
+def _with_crop_share(edge: int, share: float) -> tuple[Size | None, int | None, Size | None]:
+    """ConvNeXt's rule: small inputs are cropped out of a larger resize, from 384 on the picture is squeezed."""
+    if edge >= 384:
+        return (edge, edge), None, None
+    return None, int(edge / share), (edge, edge)
+
+
+def _pair(size: object) -> Size:
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, Mapping) and set(size) == {"height", "width"}:
+        return int(size["height"]), int(size["width"])
+    raise ConfigError(f"preprocessor_config.json: a size of {size!r} is not supported")
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(v) for v in values)
+    return red, green, blue
+
+
+def _keep_ratio(height: int, width: int, edge: int) -> Size:
+    if height <= width:
+        return edge, int(edge * width / height)
+    return int(edge * height / width), edge
+
+
+def _trim(pixels: Pixels) -> Pixels:
+    height, width = pixels.shape[:2]
+    longest = _EXTREME * min(height, width)
+    if max(height, width) <= longest:
+        return pixels
+    return center_crop(pixels, (min(height, longest), min(width, longest)))

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pixdex.encoders.pooling import Pooling, as_tokens, gem_pool, mean_pool
+from pixdex.encoders.tokens import quantize, select, unit
+from pixdex.errors import ConfigError
+
+RNG = np.random.default_rng(3)
+MAP = RNG.uniform(0.1, 2, (2, 5, 3, 4)).astype(np.float32)
+
+
+def test_feature_maps_and_token_sequences_pool_alike() -> None:
+    tokens = as_tokens(MAP)
+    assert tokens.shape == (2, 12, 5)
+    assert np.array_equal(tokens[1, 4 + 2], MAP[1, :, 1, 2])
+    assert as_tokens(tokens) is tokens
+    assert mean_pool(MAP) == pytest.approx(MAP.mean(axis=(2, 3)), abs=1e-6)
+    assert mean_pool(tokens) == pytest.approx(mean_pool(MAP), abs=1e-6)
+    assert gem_pool(tokens) == pytest.approx(gem_pool(MAP), abs=1e-6)
+
+
+def test_the_generalized_mean_lies_between_mean_and_maximum() -> None:
+    assert gem_pool(MAP, 1) == pytest.approx(mean_pool(MAP), abs=1e-5)
+    assert gem_pool(MAP, 3) == pytest.approx((MAP.astype(float) ** 3).mean(axis=(2, 3)) ** (1 / 3), abs=1e-5)
+    assert gem_pool(MAP, 60) == pytest.approx(MAP.max(axis=(2, 3)), rel=0.06)
+    assert np.isfinite(gem_pool(-MAP)).all()
+    with pytest.raises(ConfigError, match="positive"):
+        gem_pool(MAP, 0)
+
+
+def test_poolings_have_names() -> None:
+    assert Pooling.named("gem") is Pooling.GEM
+    with pytest.raises(ConfigError, match="cls, mean, gem"):
+        Pooling.named("max")
+
+
+def test_select_prefers_what_differs() -> None:
+    sky, tree, sun = np.eye(3, 8, dtype=np.float32)
+    cells = np.stack([sky, sky, tree, sky, sky, sun, sky])[None]
+    chosen = select(cells, unit(cells.mean(axis=1)), 3)[0]
+    assert np.array_equal(chosen, [sky, tree, sun])
+    assert select(cells, cells[:, 0], 99) is cells
+
+
+def test_select_never_takes_a_cell_twice() -> None:
+    parallel = np.arange(1, 7, dtype=np.float32)[:, None] * np.ones(4, dtype=np.float32)
+    chosen = select(np.stack([parallel, parallel]), unit(parallel[:2]), 5)
+    assert len(set(chosen[0, :, 0])) == 5
+    assert len(set(chosen[1, :, 0])) == 5
+
+
+def test_select_is_the_same_for_a_picture_alone_and_in_a_batch() -> None:
+    cells = RNG.normal(size=(5, 30, 8)).astype(np.float32)
+    pooled = unit(cells.mean(axis=1))
+    together = select(cells, pooled, 7)
+    for row in range(5):
+        assert np.array_equal(select(cells[row : row + 1], pooled[row : row + 1], 7)[0], together[row])
+
+
+def test_quantize_keeps_directions_and_survives_zeros() -> None:
+    tokens = RNG.normal(size=(3, 40, 192)).astype(np.float32)
+    tokens[0, 0] = 0
+    packed = quantize(tokens)
+    assert packed.dtype == np.int8
+    assert not packed[0, 0].any()
+    cosines = (unit(packed.astype(np.float32)) * unit(tokens)).sum(axis=-1)
+    assert np.delete(cosines.ravel(), 0).min() > 0.9995
