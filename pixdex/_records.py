@@ -32,6 +32,8 @@ def checked(batch: Batch, spec: Spec) -> Batch:
     _check_distinct(batch.ids)
     _check_lengths(batch)
     vectors, absent = {}, {}
+    for name in batch.absent:
+        spec.vector(name)  # a name that does not exist is refused there
     for name, values in batch.vectors.items():
         vector = spec.vector(name)
         present = batch.present(name)
@@ -86,6 +88,8 @@ def checked_vectors(
     ``ids`` names the rows in errors (None: queries); rows that are not ``present`` become zeros.
     """
     try:
+        if np.iscomplexobj(values):
+            raise TypeError("it is complex")  # noqa: TRY301  # refused like what numpy refuses
         with np.errstate(over="ignore"):  # what overflows float32 is refused below as infinite
             matrix = np.array(values, dtype=np.float32, ndmin=2)  # a copy: the caller's array stays as it is
     except (TypeError, ValueError) as error:
@@ -94,12 +98,14 @@ def checked_vectors(
         raise InvalidRecord(
             f"vector {vector.name!r} has {vector.dim} dimensions, got an array of shape {np.shape(values)}"
         )
+    if ids is not None and len(matrix) != len(ids):  # [dim] given where [n, dim] is meant
+        raise InvalidRecord(f"{len(ids)} ids but {len(matrix)} rows of vector {vector.name!r}")
     if present is not None:
         matrix[~present] = 0.0
     needed = np.ones(len(matrix), dtype=bool) if present is None else present
     _refuse_rows(~np.isfinite(matrix).all(axis=1), f"vector {vector.name!r} holds NaN or infinity", ids)
     if vector.metric is Metric.COSINE:
-        # In float64, and by the largest entry first: squares of tiny or huge values must not vanish or overflow.
+        # In float64: squares of tiny or huge values must not vanish or overflow.
         wide = matrix.astype(np.float64)
         norms = np.linalg.norm(wide, axis=1)
         _refuse_rows((norms == 0.0) & needed, f"vector {vector.name!r} is zero, which has no cosine", ids)
@@ -129,7 +135,10 @@ def _tokens(batch: Batch, spec: TokenSpec | None) -> tuple[NDArray[Any] | None, 
 
 
 def _token_matrix(record: str, matrix: Any, spec: TokenSpec) -> NDArray[Any]:
-    array = np.asarray(matrix)
+    try:
+        array = np.asarray(matrix)
+    except ValueError as error:
+        raise InvalidRecord(f"record {record!r}: tokens are no matrix: {error}") from None
     if array.ndim != 2 or array.shape[1] != spec.dim or not 1 <= array.shape[0] <= spec.count:
         raise InvalidRecord(
             f"record {record!r}: tokens are [1..{spec.count}, {spec.dim}], got an array of shape {array.shape}"
@@ -253,7 +262,12 @@ def _time(field: Field, value: str | datetime) -> str:
         raise InvalidRecord(f"field {field.name!r}: {value!r} is no ISO 8601 time") from None
     if moment.tzinfo is None:
         raise InvalidRecord(f"field {field.name!r}: {moment.isoformat()} has no time zone: add one, such as UTC")
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+    try:
+        return moment.astimezone(UTC).isoformat(timespec="microseconds")
+    except OverflowError:
+        raise InvalidRecord(
+            f"field {field.name!r}: {moment.isoformat()} is outside the years 1 to 9999 in UTC"
+        ) from None
 
 
 def _place(field: Field, value: Any) -> dict[str, float]:
@@ -269,6 +283,7 @@ def _place(field: Field, value: Any) -> dict[str, float]:
 
 
 def _is_number(value: Any) -> bool:
+    value = value.item() if isinstance(value, np.generic) else value
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

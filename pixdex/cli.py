@@ -94,6 +94,8 @@ def add(
         index.declare(kinds)
         report = index.add(pictures, fields=fields, source=source)
     _print_report(report, as_json=json)
+    if report.quarantined and len(report.quarantined) == report.seen:
+        raise typer.Exit(1)  # not one of them could be used
 
 
 @app.command()

@@ -255,6 +255,9 @@ class Collection:
         """Records by id, in the order of ``ids``; those that do not exist are left out."""
         _records.check_ids(ids)
         distinct = list(dict.fromkeys(ids))
+        if not distinct:
+            empty = {name: np.zeros((0, self.spec.vector(name).dim), np.float32) for name in want.vectors}
+            return Batch((), empty, () if want.payload else None, revs=() if want.payload else None)
         fetch = partial(self.connector.fetch, want=self._at_port(want))
         size = self.capabilities.max_batch
         pieces = [distinct[start : start + size] for start in range(0, len(distinct), size)]

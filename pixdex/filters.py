@@ -737,8 +737,6 @@ def bounding_boxes(leaf: Near) -> list[Filter]:
     across = math.degrees(math.asin(min(1.0, math.sin(math.radians(reach)) / math.cos(math.radians(leaf.lat)))))
     across = across * (1 + 1e-9) + 1e-9
     west, east = leaf.lon - across, leaf.lon + across
-    if across >= 180:
-        return [Box(leaf.field, south, -180.0, north, 180.0)]
     if west < -180:
         return [Box(leaf.field, south, west + 360, north, 180.0), Box(leaf.field, south, -180.0, north, east)]
     if east > 180:

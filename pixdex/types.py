@@ -339,7 +339,7 @@ class Batch:
             return np.zeros(len(self.ids), dtype=bool)
         if name not in self.absent:
             return np.ones(len(self.ids), dtype=bool)
-        return ~self.absent[name]
+        return ~np.asarray(self.absent[name], dtype=bool)
 
     def take(self, rows: Sequence[int]) -> Batch:
         """The records at ``rows``, in that order."""

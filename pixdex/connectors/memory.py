@@ -5,6 +5,8 @@ float64, filters are ``filters.matches`` on each record. It also serves small co
 with capabilities switched off, proofs that the facade makes up for what a store lacks.
 """
 
+# timeouts: nothing here waits
+
 from __future__ import annotations
 
 import copy
@@ -66,11 +68,10 @@ def connect(address: Address) -> MemoryConnector:
         ConfigError: there is an option; it knows none.
     """
     address.read_options(_NoOptions)
-    connector = MemoryConnector()
-    if address.place:
-        with _PLACES_LOCK:
-            connector._store = _PLACES.setdefault(address.place, connector._store)
-    return connector
+    if not address.place:
+        return MemoryConnector()
+    with _PLACES_LOCK:
+        return MemoryConnector(store=_PLACES.setdefault(address.place, _Store()))
 
 
 class MemoryConnector:
@@ -78,9 +79,9 @@ class MemoryConnector:
 
     scheme = "memory"
 
-    def __init__(self, capabilities: Capabilities = CAPABILITIES) -> None:
+    def __init__(self, capabilities: Capabilities = CAPABILITIES, *, store: _Store | None = None) -> None:
         self.capabilities = capabilities
-        self._store = _Store()
+        self._store = store or _Store()
 
     def create(self, name: str, spec: Spec, *, timeout: float | None) -> None:
         self._check_spec(spec)
@@ -244,7 +245,7 @@ class MemoryConnector:
             self._need(vector.metric in can.metrics, f"the metric {vector.metric}")
             self._need(vector.dim <= can.max_dim, f"{vector.dim} dimensions")
 
-    def _need(self, able: bool, what: str) -> None:
+    def _need(self, able: bool, what: str) -> None:  # noqa: FBT001  # reads as a sentence
         if not able:
             raise Unsupported(f"this memory store is told not to support {what}")
 

@@ -551,7 +551,7 @@ class CollectionCases(Cases):
                     assert all(h.payload == {"n": number} for row in hits for h in row)
                     collection.fetch(ids[:2])
                 collection.delete([f"{number}-0-0"])
-            except BaseException as error:
+            except BaseException as error:  # a thread hands on whatever it met
                 failures.append(error)
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pixdex.connectors.port import Connector
 
 LONG = os.environ.get("PIXDEX_LONG", "") not in ("", "0")
-EXAMPLES = 300 if LONG else 12
+EXAMPLES = 300 if LONG else 25
 FILTERS = 40 if LONG else 12
 
 

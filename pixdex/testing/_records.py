@@ -63,7 +63,7 @@ IDS = {
     "emoji": "👩\u200d👩\u200d👧.png",
     "right to left": "\u202eصورة",
     "byte order mark": "\ufeffa",
-    "dotless i": "ı",
+    "dotless i": "ı",  # on purpose
     "sharp s": "straße",
     "SHARP S": "STRASSE",
     "last code point": "\U0010ffff",
@@ -100,7 +100,7 @@ KINDS: dict[str, tuple[Field, list[Any], list[Any]]] = {
     "time": (
         Field(name="x", kind=Kind.TIME),
         [datetime(2020, 1, 1, tzinfo=UTC)],
-        [datetime(2020, 1, 1), "2020-01-01T00:00:00", "yesterday", 1_600_000_000, True, ["2020-01-01T00:00:00Z"]],
+        [datetime(2020, 1, 1), "2020-01-01T00:00:00", "yesterday", 1_600_000_000, True, ["2020-01-01T00:00:00Z"]],  # naive on purpose
     ),
     "geo": (
         Field(name="x", kind=Kind.GEO),
@@ -465,13 +465,9 @@ class RecordCases(Cases):
         collection = kept(replace(STANDARD, encoder="payloads"))
         payload = PAYLOADS[shape]
         put(collection, ["a"], payloads=[payload])
-        page = next(iter(collection.scan()))
-        for got in (
-            payload_of(collection, "a"),
-            collection.search(some_vectors(1))[0][0].payload,
-            (page.batch.payloads or ())[0],
-        ):
-            assert _typed(got) == _typed(payload)
+        found = [payload_of(collection, "a"), collection.search(some_vectors(1))[0][0].payload]
+        found += [got for page in collection.scan() for got in page.batch.payloads or ()]
+        assert [_typed(got) for got in found] == [_typed(payload)] * 3
 
     @pytest.mark.parametrize("why", REFUSED)
     def test_payloads_that_are_refused(self, untouched: Collection, why: str) -> None:

@@ -30,9 +30,9 @@ DELETIONS: dict[str, tuple[Filter, Callable[[int], bool]]] = {
     "and": ((F.n < 10) & F.tags.exists(), lambda i: i < 10 and i % 2 == 0),
     "or": ((F.n < 3) | (F.n > 20), lambda i: i < 3 or i > 20),
     "ids": (F.ids(["r01", "r02", "nonesuch"]), lambda i: i in (1, 2)),
-    "all": (parse("true"), lambda i: True),
-    "none": (parse("false"), lambda i: False),
-    "matches nothing": (F.n > 100, lambda i: False),
+    "all": (parse("true"), lambda _: True),
+    "none": (parse("false"), lambda _: False),
+    "matches nothing": (F.n > 100, lambda _: False),
 }
 
 

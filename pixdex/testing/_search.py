@@ -84,7 +84,7 @@ class SearchCases(Cases):
     @pytest.mark.parametrize("exact", [False, True], ids=["default", "exact"])
     @pytest.mark.parametrize(("metric", "dtype"), KEYSTONE)
     def test_score_is_the_defined_similarity(
-        self, connector: Connector, kept: Any, name: str, metric: Metric, dtype: Any, exact: bool
+        self, connector: Connector, kept: Any, name: str, metric: Metric, dtype: Any, exact: Any
     ) -> None:
         """THE KEYSTONE. cosine = cos, dot = inner product, l2 = minus the squared distance, for vectors
         of any length, near and far, and the k best by it.

@@ -47,7 +47,12 @@ LIBRARIES = {
     "transformers": ["encoders.*", "training.*"],
     "safetensors": ["encoders.*", "training.*"],
     "faiss": ["connectors.pq", "connectors._pq_*"],
-    "sqlite3": ["connectors.pq", "connectors._pq_*", "connectors.qdrant", "connectors._qdrant_*"],  # local mode lets its errors through
+    "sqlite3": [
+        "connectors.pq",
+        "connectors._pq_*",
+        "connectors.qdrant",
+        "connectors._qdrant_*",
+    ],  # local mode lets its errors through
     "qdrant_client": ["connectors.qdrant", "connectors._qdrant_*"],
     "pymilvus": ["connectors.milvus", "connectors._milvus_*"],
     "typer": ["cli"],

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from mutants import MUTANTS
 
 from pixdex.connectors.memory import MemoryConnector
+
+from .mutants import MUTANTS
 
 SUITE = Path(__file__).with_name("mutant_suite.py")
 QUIET = ["-q", "-x", "--capture=no", "--no-header", "--tb=no", "-W", "ignore"]

@@ -444,7 +444,7 @@ def test_threads_may_all_write(store: PqConnector) -> None:
 
 def child(code: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
     """A process that runs ``code`` with the names of this module at hand."""
-    start = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_pq import *\n"
+    start = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_pq_store import *\n"
     command = [sys.executable, "-c", start + textwrap.dedent(code), *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, **options)
 

@@ -1,0 +1,1 @@
+"""One test class a store, and the proof that the suite has teeth."""
