@@ -57,7 +57,8 @@ class Parser:
             found = _TOKEN.match(text, at)
             if found is None or found.lastgroup is None:
                 at += len(text[at:]) - len(text[at:].lstrip())
-                raise InvalidFilter(_pointing(text, at, "this cannot be read (is a quote missing?)"))
+                hint = "did you mean ==?" if text[at] == "=" else "is a quote missing?"
+                raise InvalidFilter(_pointing(text, at, f"this cannot be read ({hint})"))
             kind = found.lastgroup
             tokens.append(_Token(kind, found.group(kind), found.start(kind)))
             at = found.end()
@@ -139,7 +140,9 @@ class Parser:
 
     def _operator(self) -> str:
         if self._peek().text not in _COMPARISONS or self._peek().kind != "mark":
-            raise self._error("a comparison (== != < <= > >=, in, not in)")
+            raise self._error(
+                "a comparison (== != < <= > >=, in, not in, contains, or a function: between(name, low, high))"
+            )
         return self._take().text
 
     def _comparison(self, name: str) -> Filter:
@@ -163,13 +166,15 @@ class Parser:
                 return Exists(name)
             case "contains", _:
                 return Contains(name, tuple(arguments))
+            case "between", [low, high]:
+                return Range(name, low=low, high=high)
             case "within", [lat, lon, km]:
                 return Near(name, lat, lon, km)
             case "box", [south, west, north, east]:
                 return Box(name, south, west, north, east)
         raise InvalidFilter(
             f"{function}(...): known are exists(field), contains(field, value, ...), "
-            "within(field, lat, lon, km), box(field, south, west, north, east)"
+            "between(field, low, high), within(field, lat, lon, km), box(field, south, west, north, east)"
         )
 
     def _list(self) -> tuple[Any, ...]:
@@ -236,4 +241,4 @@ def _is_in(name: str, values: tuple[Any, ...]) -> Filter:
 
 
 def _pointing(text: str, at: int, message: str) -> str:
-    return f"{message}\n  {text}\n  {' ' * at}^"
+    return f"at character {at + 1} of the filter: {message}\n  {text}\n  {' ' * at}^"

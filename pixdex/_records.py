@@ -6,7 +6,7 @@ Everything here raises InvalidRecord that names the record and the remedy, befor
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pixdex.types import TokenSpec
 
-__all__ = ["check_ids", "checked", "checked_vectors", "coerce", "from_port", "with_revs"]
+__all__ = ["as_array", "check_ids", "checked", "checked_vectors", "coerce", "from_port", "with_revs"]
 
 _MAX_DEPTH = 50
 
@@ -52,6 +52,8 @@ def checked(batch: Batch, spec: Spec) -> Batch:
 
 def check_ids(ids: Sequence[str]) -> None:
     """Refuse what is no id: ids are text of 1 to 512 UTF-8 bytes."""
+    if isinstance(ids, str):
+        raise InvalidRecord(f"{ids!r:.60} is one id where several are meant: put it into a list")
     for record in ids:
         if not isinstance(record, str):
             raise InvalidRecord(f"ids are text, not {type(record).__name__} {record!r}: use str(...)")
@@ -87,17 +89,11 @@ def checked_vectors(
 
     ``ids`` names the rows in errors (None: queries); rows that are not ``present`` become zeros.
     """
-    try:
-        if np.iscomplexobj(values):
-            raise TypeError("it is complex")  # noqa: TRY301  # refused like what numpy refuses
-        with np.errstate(over="ignore"):  # what overflows float32 is refused below as infinite
-            matrix = np.array(values, dtype=np.float32, ndmin=2)  # a copy: the caller's array stays as it is
-    except (TypeError, ValueError) as error:
-        raise InvalidRecord(f"vector {vector.name!r} is no array of numbers: {error}") from None
+    array = as_array(values, f"vector {vector.name!r}")
+    with np.errstate(over="ignore"):  # what overflows float32 is refused below as infinite
+        matrix = np.array(array, dtype=np.float32, ndmin=2)  # a copy: the caller's array stays as it is
     if matrix.ndim != 2 or matrix.shape[1] != vector.dim:
-        raise InvalidRecord(
-            f"vector {vector.name!r} has {vector.dim} dimensions, got an array of shape {np.shape(values)}"
-        )
+        raise InvalidRecord(f"vector {vector.name!r} has {vector.dim} dimensions, got an array of shape {array.shape}")
     if ids is not None and len(matrix) != len(ids):  # [dim] given where [n, dim] is meant
         raise InvalidRecord(f"{len(ids)} ids but {len(matrix)} rows of vector {vector.name!r}")
     if present is not None:
@@ -115,6 +111,21 @@ def checked_vectors(
             matrix = matrix.astype(np.float16).astype(np.float32)
         _refuse_rows(~np.isfinite(matrix).all(axis=1), f"vector {vector.name!r} overflows float16", ids)
     return matrix
+
+
+def as_array(values: Any, what: str) -> NDArray[Any]:
+    """``values`` as an array of real numbers.
+
+    Raises:
+        InvalidRecord: it is ragged, text or complex; ``what`` names it.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise InvalidRecord(f"{what} is no array of numbers: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise InvalidRecord(f"{what} is no array of numbers: its dtype is {array.dtype}")
+    return array
 
 
 def _refuse_rows(bad: Any, message: str, ids: Sequence[str] | None) -> None:
@@ -135,10 +146,7 @@ def _tokens(batch: Batch, spec: TokenSpec | None) -> tuple[NDArray[Any] | None, 
 
 
 def _token_matrix(record: str, matrix: Any, spec: TokenSpec) -> NDArray[Any]:
-    try:
-        array = np.asarray(matrix)
-    except ValueError as error:
-        raise InvalidRecord(f"record {record!r}: tokens are no matrix: {error}") from None
+    array = as_array(matrix, f"record {record!r}: the token matrix")
     if array.ndim != 2 or array.shape[1] != spec.dim or not 1 <= array.shape[0] <= spec.count:
         raise InvalidRecord(
             f"record {record!r}: tokens are [1..{spec.count}, {spec.dim}], got an array of shape {array.shape}"
@@ -295,11 +303,21 @@ def from_port(payload: Payload, spec: Spec) -> Payload:
     seen = {key: value for key, value in payload.items() if not key.startswith("_")}
     for field in spec.fields:
         value = seen.get(field.name)
-        if field.kind is Kind.TIME and value is not None:
-            seen[field.name] = (
-                [datetime.fromisoformat(v) for v in value] if field.many else datetime.fromisoformat(value)
-            )
+        read = _SEEN.get(field.kind)
+        if read is not None and value is not None:
+            seen[field.name] = [read(item) for item in value] if field.many else read(value)
     return seen
+
+
+def _place_seen(place: Any) -> Any:
+    """A place as users see it; a pair stands in records that were written before the field was declared."""
+    return place if isinstance(place, Mapping) else {"lat": float(place[0]), "lon": float(place[1])}
+
+
+_SEEN: Mapping[Kind, Callable[[Any], Any]] = {
+    Kind.TIME: lambda text: datetime.fromisoformat(text).astimezone(UTC),
+    Kind.GEO: _place_seen,
+}
 
 
 def with_revs(batch: Batch, first: int) -> Batch:

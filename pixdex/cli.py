@@ -84,11 +84,12 @@ def add(
 ) -> None:
     """Add pictures: folders are walked, what is there already is skipped, what is broken is reported."""
     from pixdex.errors import ConfigError
+    from pixdex.ingest import path_exists
 
     kinds = dict(_split(text, ":", "--declare") for text in declare or ())
     fields = {name: _value(text, kinds.get(name)) for name, text in (_split(t, "=", "--field") for t in field or ())}
     for path in pictures:
-        if not path.exists() and not path.is_symlink():
+        if not path_exists(path):
             raise ConfigError(f"{path} does not exist")
     with _open(url, encoder=encoder, tokens=tokens) as index:
         index.declare(kinds)
@@ -126,12 +127,12 @@ def search(
             rerank=rerank,
             candidates=candidates,
         )
-    if html is not None:
-        _write_page(html, query, hits)
     if json:
         _print_json([{"id": hit.id, "score": hit.score, "payload": hit.payload} for hit in hits])
     else:
         _print_hits(hits)
+    if html is not None:
+        _write_page(html, query, hits)
 
 
 @app.command()
@@ -166,11 +167,10 @@ def delete(
     """Remove records by id or by filter."""
     from pixdex.collection import Collection
     from pixdex.connectors import connect
-    from pixdex.errors import ConfigError
     from pixdex.filters import F, parse
 
     if bool(ids) == (where is not None):
-        raise ConfigError("give ids or --where, one of them")
+        raise typer.BadParameter("give ids or --where, one of them", param_hint="ID")
     chosen = F.ids(ids or ()) if where is None else parse(where)
     connector, name = connect(url)
     try:
@@ -215,7 +215,7 @@ def demo(
 
     outcomes = run(folder, encoder=encoder)
     console = _console()
-    first = outcomes[len(EDITS)] if len(outcomes) > len(EDITS) else outcomes[0]
+    first = next((o for o in outcomes if o.photograph == "chelsea"), outcomes[0])
     console.print(f"[bold]{first.query.name}[/bold] finds:")
     _print_hits(first.hits)
     for edit in EDITS:
@@ -240,11 +240,9 @@ def _open(url: str, *, encoder: str | None, tokens: bool = False) -> ImageIndex:
 
 
 def _split(text: str, mark: str, option: str) -> tuple[str, str]:
-    from pixdex.errors import ConfigError
-
     name, found, value = text.partition(mark)
     if not found or not name:
-        raise ConfigError(f"{option} {text!r}: write NAME{mark}{'KIND' if mark == ':' else 'VALUE'}")
+        raise typer.BadParameter(f"{text!r}: write NAME{mark}{'KIND' if mark == ':' else 'VALUE'}", param_hint=option)
     return name, value
 
 
@@ -316,12 +314,26 @@ def _printable(text: str) -> str:
 
 def _write_page(target: Path, query: str, hits: Sequence[Hit]) -> None:
     from pixdex._html import page
+    from pixdex.errors import ConfigError
     from pixdex.index import names_file
     from pixdex.ingest import shown
 
     picture = Path(query).expanduser() if names_file(query) else None
     title = query if picture is None else shown(Path(picture.name))
-    target.write_text(page(f"Pictures like {title}", f"{len(hits)} hits", [("hits", picture, hits)]), encoding="utf-8")
+    text = page(f"Pictures like {title}", f"{len(hits)} hits", [("hits", picture, hits)])
+    try:
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--html {target}: cannot be written ({error.strerror}): choose another file") from error
+
+
+def _one_line(error: Exception) -> str:
+    from pixdex.errors import InvalidFilter
+
+    text = str(error)
+    if isinstance(error, InvalidFilter):  # what follows points at the place, which it names already
+        text = text.partition("\n")[0]
+    return " ".join(text.split())
 
 
 def main() -> None:
@@ -337,7 +349,7 @@ def main() -> None:
     except (PixdexError, OSError) as error:
         if _STATE["debug"]:
             raise
-        typer.echo(f"pixdex: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"pixdex: {_one_line(error)}", err=True)
         sys.exit(1)
 
 

@@ -19,11 +19,35 @@ import numpy as np
 import orjson
 
 from pixdex import _records
-from pixdex.errors import ConfigError, FingerprintMismatch, InvalidRecord, PartialWrite, StoreError, Unsupported
+from pixdex.connectors.address import check_collection
+from pixdex.errors import (
+    AlreadyExists,
+    ConfigError,
+    FingerprintMismatch,
+    InvalidRecord,
+    NotFound,
+    PartialWrite,
+    StoreError,
+    Unsupported,
+)
 from pixdex.filters import FALSE, TRUE, F, Filter, bind, matches, relax
 from pixdex.policy import Call, Policy
 from pixdex.scores import similarities
-from pixdex.types import Batch, Field, Fingerprint, Hit, Page, Scan, Search, Source, Spec, Tuning, Vector, Want
+from pixdex.types import (
+    Batch,
+    Field,
+    Fingerprint,
+    Hit,
+    Page,
+    Scan,
+    Search,
+    Source,
+    Spec,
+    TokenSpec,
+    Tuning,
+    Vector,
+    Want,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -61,11 +85,17 @@ class Collection:
 
         Raises:
             AlreadyExists: there is one of that name.
+            ConfigError: the name has characters that stores refuse.
             Unsupported: the store cannot hold such a Spec.
         """
+        check_collection(name)
         collection = cls(connector, name, spec, policy=policy)
         _check_supported(spec, connector)
-        collection._run("create", connector.create, spec, idempotent=False)
+        try:
+            collection._run("create", connector.create, spec, idempotent=False)
+        except AlreadyExists as error:
+            message = f"there is a collection or alias {name!r} in this store already: open it, or choose another name"
+            raise AlreadyExists(message) from error
         return collection
 
     @classmethod
@@ -84,15 +114,57 @@ class Collection:
             FingerprintMismatch: its vectors are of another encoder than expected.
         """
         policy = policy or Policy()
-        spec = policy.run(Call("describe", name), lambda t: connector.describe(name, timeout=t))
+        try:
+            spec = policy.run(Call("describe", name), lambda t: connector.describe(name, timeout=t))
+        except NotFound as error:
+            raise NotFound(f"there is no collection {name!r} in this {connector.scheme} store") from error
+        collection = cls(connector, name, spec, policy=policy)
         for vector_name, fingerprint in (expect or {}).items():
-            _check_fingerprint(name, spec.vector(vector_name).fingerprint, fingerprint)
-        return cls(connector, name, spec, policy=policy)
+            collection.require(fingerprint, vector=vector_name)
+        return collection
 
     @property
     def capabilities(self) -> Capabilities:
         """What the store does natively."""
         return self.connector.capabilities
+
+    def require(self, fingerprint: Fingerprint, *, vector: str) -> None:
+        """Make sure that the vectors of that name are of the encoder with this fingerprint.
+
+        Raises:
+            FingerprintMismatch: they are not; the message says what differs and what to do.
+        """
+        self._require(self.spec.vector(vector).fingerprint, fingerprint, "vectors")
+
+    def require_tokens(self, tokens: TokenSpec | None) -> None:
+        """Make sure that the tokens this collection keeps, if it keeps any, are such tokens.
+
+        Raises:
+            FingerprintMismatch: they are not.
+        """
+        found = self.spec.tokens
+        if found is None or found == tokens:
+            return
+        if tokens is None:
+            raise FingerprintMismatch(f"collection {self.name!r} keeps tokens, which this encoder does not make")
+        self._require(found.fingerprint, tokens.fingerprint, "tokens")
+        raise FingerprintMismatch(
+            f"collection {self.name!r} keeps tokens of {found.count} x {found.dim} {found.dtype}, this encoder makes "
+            f"{tokens.count} x {tokens.dim} {tokens.dtype}. Open it with the encoder that wrote it"
+        )
+
+    def _require(self, found: Fingerprint, expected: Fingerprint, what: str) -> None:
+        difference = found.difference(expected)
+        if difference:
+            raise FingerprintMismatch(
+                f"collection {self.name!r} holds {what} of {_spelled(found)}, not of {_spelled(expected)} "
+                f"(they differ in: {difference}). Open it with the encoder that wrote it, or make a new collection "
+                "and add the pictures again."
+            )
+
+    def refresh(self) -> None:
+        """Read the Spec again: others may have declared fields, vectors or sources meanwhile."""
+        self.spec = self._run("describe", self.connector.describe)
 
     def alter(
         self,
@@ -109,10 +181,10 @@ class Collection:
             InvalidRecord: a stored payload holds a value of another kind than the new field.
             Unsupported: the store cannot add fields or vectors to a live collection.
         """
-        self.spec = self._run("describe", self.connector.describe)  # what others have declared meanwhile stays
+        self.refresh()
         spec = replace(
             self.spec,
-            fields=(*self.spec.fields, *fields),
+            fields=(*self.spec.fields, *(replace(field, ordinal=0) for field in fields)),
             vectors=(*self.spec.vectors, *vectors),
             sources=(*self.spec.sources, *sources),
         )
@@ -122,31 +194,19 @@ class Collection:
                 "create a new one with them and copy the records"
             )
         _check_supported(spec, self.connector)
-        rewritten = self._not_canonical(spec, [f for f in spec.fields if self.spec.field(f.name) is None])
+        for field in fields:
+            self._check_fillable(field)
         self._run("alter", self.connector.alter, spec)
         self.spec = spec
-        for batch in rewritten.slices(self.capabilities.max_batch):
-            self.upsert(batch)
 
-    def _not_canonical(self, spec: Spec, fields: Sequence[Field]) -> Batch:
-        """The records whose payload must be rewritten for the new fields (a time given as other text)."""
-        found: list[str] = []
-        if fields:
-            for page in self._pages(Want(payload=True)):
-                for record, payload in zip(page.batch.ids, page.batch.payloads or (), strict=True):
-                    values = {f.name: payload.get(f.name) for f in fields}
-                    try:
-                        canonical = {f.name: _records.coerce(f, values[f.name]) for f in fields}
-                    except InvalidRecord as error:
-                        raise InvalidRecord(f"record {record!r}: {error}; no field was added") from None
-                    if canonical != values:
-                        found.append(record)
-        if not found:
-            return Batch(())
-        everything = Want(
-            payload=True, vectors=tuple(v.name for v in self.spec.vectors), tokens=spec.tokens is not None
-        )
-        return self.fetch(found, want=everything)
+    def _check_fillable(self, field: Field) -> None:
+        """Every record's payload can fill a new field's column."""
+        for page in self._pages(Want(payload=True)):
+            for record, payload in zip(page.batch.ids, page.batch.payloads or (), strict=True):
+                try:
+                    _records.coerce(field, payload.get(field.name))
+                except InvalidRecord as error:
+                    raise InvalidRecord(f"record {record!r}: {error}; no field was added") from None
 
     def drop(self) -> None:
         """Remove the collection and all its records."""
@@ -261,7 +321,7 @@ class Collection:
         fetch = partial(self.connector.fetch, want=self._at_port(want))
         size = self.capabilities.max_batch
         pieces = [distinct[start : start + size] for start in range(0, len(distinct), size)]
-        batch = _concatenated([self._run("fetch", fetch, piece, size=len(piece)) for piece in pieces])
+        batch = Batch.concat([self._run("fetch", fetch, piece, size=len(piece)) for piece in pieces])
         row_of = {record: row for row, record in enumerate(batch.ids)}
         return self._from_port(batch.take([row_of[i] for i in distinct if i in row_of]))
 
@@ -314,9 +374,10 @@ class Collection:
         want: Want = Want(),
     ) -> list[Hit]:
         """``search`` for one query ``[dim]``."""
-        if np.ndim(query) != 1:
-            raise InvalidRecord(f"one query is [dim], got an array of shape {np.shape(query)}: use search for several")
-        queries = np.asarray(query)[None, :]
+        array = _records.as_array(query, "a query")
+        if array.ndim != 1:
+            raise InvalidRecord(f"one query is [dim], got an array of shape {array.shape}: use search for several")
+        queries = array[None, :]
         return self.search(queries, k=k, where=where, using=using, threshold=threshold, tuning=tuning, want=want)[0]
 
     def _search(
@@ -379,7 +440,8 @@ class Collection:
         """Every record that matches, in pages of at most ``size``, in no promised order.
 
         ``after`` resumes behind a page: ``page.after``. ``since`` keeps records written after a
-        revision (``Batch.revs``): that is how a copy catches up with a live collection.
+        revision (``Batch.revs``): that is how a copy catches up with a live collection. A slow writer may
+        commit a lower revision after a higher one was read: let marks overlap by the longest write.
         """
         if size < 1:
             raise ConfigError(f"size is {size}: ask for at least 1")
@@ -448,7 +510,10 @@ class Collection:
                         f"collection {self.name!r} was switched to another encoder while this handle was open: "
                         f"{_spelled(vector.fingerprint)} before, {_spelled(other.fingerprint)} now. Open it again."
                     )
-        return FingerprintMismatch(f"{error}. Open the collection again.")
+        return FingerprintMismatch(
+            f"{error}: collection {self.name!r} changed since this handle was opened, or another pixdex made it. "
+            "Open it again; if that does not help, make a new collection and add again."
+        )
 
     def _using(self, name: str | None) -> Vector:
         if name is not None:
@@ -511,27 +576,6 @@ def _hit(batch: Batch, row: int, score: float) -> Hit:
     )
 
 
-def _concatenated(batches: Sequence[Batch]) -> Batch:
-    """The batches as one; all come from the same request, so they have the same columns, except
-    where no record of a batch has a vector.
-    """
-    if len(batches) == 1:
-        return batches[0]
-    ids = tuple(i for batch in batches for i in batch.ids)
-    widths = {name: values.shape[1] for batch in batches for name, values in batch.vectors.items()}
-    vectors, absent = {}, {}
-    for name, dim in widths.items():
-        vectors[name] = np.concatenate([b.vectors.get(name, np.zeros((len(b), dim), np.float32)) for b in batches])
-        absent[name] = ~np.concatenate([b.present(name) for b in batches])
-    return Batch(ids, vectors, _joined([b.payloads for b in batches]), _joined([b.tokens for b in batches]), absent)
-
-
-def _joined(columns: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
-    if any(column is None for column in columns) or not columns:
-        return None
-    return tuple(item for column in columns if column is not None for item in column)
-
-
 def _check_supported(spec: Spec, connector: Connector) -> None:
     limits, scheme = connector.capabilities, connector.scheme
     if len(spec.vectors) > limits.max_vectors:
@@ -549,16 +593,6 @@ def _check_supported(spec: Spec, connector: Connector) -> None:
         raise Unsupported(
             f"{scheme} keeps {limits.max_token_bytes} bytes of tokens a record, the TokenSpec asks for "
             f"{spec.tokens.max_bytes}: fewer or narrower tokens"
-        )
-
-
-def _check_fingerprint(name: str, found: Fingerprint, expected: Fingerprint) -> None:
-    difference = found.difference(expected)
-    if difference:
-        raise FingerprintMismatch(
-            f"collection {name!r} holds vectors of {_spelled(found)}, not of {_spelled(expected)} "
-            f"(they differ in: {difference}). Open it with the encoder that wrote it, or make a new collection "
-            "and add the pictures again."
         )
 
 

@@ -21,9 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from pixdex.errors import InvalidFilter, Unsupported
+import numpy as np
+
+from pixdex.errors import FingerprintMismatch, InvalidFilter, InvalidRecord, Unsupported
 from pixdex.types import MAX_INT, Field, Kind, Payload, Spec
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "Range",
     "bind",
     "bounding_boxes",
+    "check_columns",
     "fold",
     "from_json",
     "matches",
@@ -55,6 +59,8 @@ __all__ = [
     "to_json",
 ]
 
+MAX_DEPTH = 200
+"""Levels that a filter may nest; chains of one connective are one level."""
 EARTH_RADIUS_KM = 6371.0088
 """Mean radius (IUGG), used by every distance in pixdex."""
 
@@ -90,10 +96,10 @@ class Filter:
     __slots__ = ()
 
     def __and__(self, other: Filter) -> Filter:
-        return And((self, other))
+        return And((*_parts(self, And), *_parts(other, And)))
 
     def __or__(self, other: Filter) -> Filter:
-        return Or((self, other))
+        return Or((*_parts(self, Or), *_parts(other, Or)))
 
     def __invert__(self) -> Filter:
         return Not(self)
@@ -198,6 +204,11 @@ class Not(Filter):
     part: Filter
 
 
+def _parts(where: Filter, node: type[And | Or]) -> tuple[Filter, ...]:
+    """The parts of a chain of one connective, else the filter itself: long chains stay flat."""
+    return where.parts if isinstance(where, node) and where.parts else (where,)
+
+
 TRUE = And(())
 FALSE = Or(())
 
@@ -238,11 +249,11 @@ class _Reference:
 
     def is_in(self, values: Sequence[Any]) -> Filter:
         """The field has one of ``values``; false for none."""
-        return In(self._name, tuple(values))
+        return In(self._name, _several(values))
 
     def not_in(self, values: Sequence[Any]) -> Filter:
         """The exact complement of ``is_in``."""
-        return Not(In(self._name, tuple(values)))
+        return Not(In(self._name, _several(values)))
 
     def exists(self) -> Filter:
         """The field is not absent."""
@@ -254,11 +265,11 @@ class _Reference:
 
     def contains_any(self, values: Sequence[Any]) -> Filter:
         """The list field holds at least one of ``values``; false for none."""
-        return Contains(self._name, tuple(values))
+        return Contains(self._name, _several(values))
 
     def contains_all(self, values: Sequence[Any]) -> Filter:
         """The list field holds every one of ``values``; for none, it must exist."""
-        return And((Exists(self._name), *(Contains(self._name, (value,)) for value in values)))
+        return And((Exists(self._name), *(Contains(self._name, (value,)) for value in _several(values))))
 
     def within(self, lat: float, lon: float, km: float) -> Filter:
         """The place lies within ``km`` kilometres of a point."""
@@ -283,7 +294,13 @@ class _Builder:
     @staticmethod
     def ids(ids: Sequence[str]) -> Filter:
         """Records with one of these ids. A field called ``ids`` is ``F["ids"]``."""
-        return Ids(tuple(ids))
+        return Ids(_several(ids))
+
+
+def _several(values: Sequence[Any]) -> tuple[Any, ...]:
+    if isinstance(values, str | bytes):
+        raise InvalidFilter(f"{values!r} is one value where several are meant: put it into a list")
+    return tuple(values)
 
 
 F = _Builder()
@@ -354,15 +371,19 @@ def bind(where: Filter, spec: Spec) -> Filter:
             field's kind does not have.
         Unsupported: an unknown node.
     """
-    return _bind(where, spec, negated=False)
+    return _bind(where, spec, negated=False, depth=0)
 
 
-def _bind(where: Filter, spec: Spec, *, negated: bool) -> Filter:
+def _bind(where: Filter, spec: Spec, *, negated: bool, depth: int) -> Filter:
+    if depth > MAX_DEPTH:
+        raise InvalidFilter(f"the filter nests deeper than {MAX_DEPTH} levels")
+    if not isinstance(where, Filter):
+        raise InvalidFilter(f"{where!r:.60} is no filter: build one with F, or read text with pixdex.filters.parse")
     match where:
         case Not(part):
-            return _bind(part, spec, negated=not negated)
+            return _bind(part, spec, negated=not negated, depth=depth + 1)
         case And(parts) | Or(parts):
-            bound = [_bind(part, spec, negated=negated) for part in parts]
+            bound = [_bind(part, spec, negated=negated, depth=depth + 1) for part in parts]
             return _all(bound) if isinstance(where, And) != negated else _any(bound)
     leaf = _bind_leaf(where, spec)
     if not negated:
@@ -375,14 +396,14 @@ def _bind(where: Filter, spec: Spec, *, negated: bool) -> Filter:
 def _all(parts: Sequence[Filter]) -> Filter:
     if FALSE in parts:
         return FALSE
-    kept = tuple(part for part in parts if part != TRUE)
+    kept = tuple(leaf for part in parts if part != TRUE for leaf in _parts(part, And))
     return kept[0] if len(kept) == 1 else And(kept)
 
 
 def _any(parts: Sequence[Filter]) -> Filter:
     if TRUE in parts:
         return TRUE
-    kept = tuple(part for part in parts if part != FALSE)
+    kept = tuple(leaf for part in parts if part != FALSE for leaf in _parts(part, Or))
     return kept[0] if len(kept) == 1 else Or(kept)
 
 
@@ -478,7 +499,8 @@ def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _value(field: Field, value: Any) -> Any:
-    """One value in the field's kind; None when no value of that kind equals it (``year == 2020.5``)."""
+    """One value in the field's kind, numpy's scalars included; None when no value of that kind equals it (``year == 2020.5``)."""
+    value = value.item() if isinstance(value, np.generic) else value
     match field.kind:
         case Kind.TEXT if isinstance(value, str):
             if not _encodable(value):
@@ -509,6 +531,7 @@ def _wrong_kind(field: Field, value: Any) -> InvalidFilter:
 
 
 def _number(field: Field, value: Any) -> int | float:
+    value = value.item() if isinstance(value, np.generic) else value
     if not _finite(value):
         raise _wrong_kind(field, value)
     if isinstance(value, int) and abs(value) > MAX_INT:
@@ -576,6 +599,28 @@ def _first_float(bound: int | float, *, excluded: bool) -> float:
     return (math.nextafter(bound, math.inf) if excluded else float(bound)) + 0.0
 
 
+def check_columns(where: Filter, spec: Spec) -> None:
+    """Refuse a bound filter whose fields are not, column by column, those of ``spec``.
+
+    A store that compiles filters by column calls this with the Spec it holds: the filter may come from
+    a handle that was opened on another collection of the same encoder, before an alias was switched.
+
+    Raises:
+        FingerprintMismatch: the collection changed since the handle was opened.
+    """
+    match where:
+        case And(parts) | Or(parts):
+            for part in parts:
+                check_columns(part, spec)
+        case Not(part):
+            check_columns(part, spec)
+        case Ids():
+            pass
+        case Eq(field) | In(field) | Range(field) | Exists(field) | Contains(field) | Near(field) | Box(field):
+            if field not in spec.columns:
+                raise FingerprintMismatch(f"field {_name(field)!r} is not what it was: the collection changed")
+
+
 # --- matches: the meaning, in Python --------------------------------------------------------------
 
 
@@ -639,16 +684,40 @@ def stored(field: Field, payload: Payload) -> Any:
     value = payload.get(field.name)
     if value is None or value == []:
         return None
-    read = _READERS.get(field.kind)
-    if read is None:
-        return value
-    return [read(item) for item in value] if field.many else read(value)
+    read = _READERS.get(field.kind) or partial(_plain_value, field)
+    if field.many and not isinstance(value, list | tuple):
+        raise _stale(field, value)
+    try:
+        return [read(item) for item in value] if field.many else read(value)
+    except (TypeError, ValueError, KeyError) as error:
+        raise _stale(field, value) from error
+
+
+def _stale(field: Field, value: Any) -> InvalidRecord:
+    return InvalidRecord(
+        f"field {field.name!r} is declared {field.kind}{' (a list)' if field.many else ''}, got {value!r:.80}. "
+        "If it was declared after this handle was opened, open the collection again"
+    )
+
+
+_PYTHON: Mapping[Kind, type | tuple[type, ...]] = {
+    Kind.TEXT: str,
+    Kind.INT: int,
+    Kind.FLOAT: (int, float),
+    Kind.BOOL: bool,
+}
+
+
+def _plain_value(field: Field, value: Any) -> Any:
+    """``value``, when it is of the field's kind: a handle that is older than the field may have let another through."""
+    if not isinstance(value, _PYTHON[field.kind]) or (isinstance(value, bool) and field.kind is not Kind.BOOL):
+        raise TypeError(value)
+    return value + 0.0 if isinstance(value, int | float) and field.kind is Kind.FLOAT else value
 
 
 _READERS: Mapping[Kind, Callable[[Any], Any]] = {
     Kind.TIME: lambda text: micros(datetime.fromisoformat(text)),
     Kind.GEO: lambda place: _degrees(place),  # noqa: PLW0108 - defined below
-    Kind.FLOAT: lambda number: float(number) + 0.0,
 }
 
 
@@ -807,13 +876,19 @@ def from_json(document: Any) -> Filter:
     Raises:
         InvalidFilter: not such a document; the message quotes the part.
     """
+    return _from_json(document, 0)
+
+
+def _from_json(document: Any, depth: int) -> Filter:
+    if depth > MAX_DEPTH:
+        raise InvalidFilter(f"the filter nests deeper than {MAX_DEPTH} levels")
     match document:
         case {"and": [*parts], **rest} if not rest:
-            return And(tuple(from_json(part) for part in parts))
+            return And(tuple(_from_json(part, depth + 1) for part in parts))
         case {"or": [*parts], **rest} if not rest:
-            return Or(tuple(from_json(part) for part in parts))
+            return Or(tuple(_from_json(part, depth + 1) for part in parts))
         case {"not": part, **rest} if not rest:
-            return Not(from_json(part))
+            return Not(_from_json(part, depth + 1))
         case {"eq": [str(name), value], **rest} if not rest:
             return Eq(name, value)
         case {"in": [str(name), [*values]], **rest} if not rest:
@@ -908,6 +983,7 @@ def parse(text: str) -> Filter:
     """A filter from the shell: ``year >= 2020 and not (album == "x" or tags contains "sea")``.
 
     Comparisons ``== != < <= > >= in [..] not in [..]``, ``low <= name <= high``, ``exists(name)``,
+    ``between(name, low, high)``,
     ``contains(name, value, ...)`` (any of them), ``name contains value``, ``within(name, lat, lon, km)``,
     ``box(name, south, west, north, east)``, ``id in [..]``, ``true``, ``false``, and/or/not, parentheses.
     Values are numbers, true, false and quoted text; times are ISO 8601 text.

@@ -32,8 +32,10 @@ from pixdex.ingest import (
     from_files,
     infer,
     ingest,
+    is_folder,
     is_picture,
     load_picture,
+    path_exists,
     shown,
 )
 from pixdex.rerankers.port import Candidate, Query
@@ -121,7 +123,8 @@ def _encoder_for(collection: Collection | None, encoder: Encoder | str | None) -
         encoder = DEFAULT_ENCODER if encoder is None else encoder
         loaded = encoders.load(encoder) if isinstance(encoder, str) else encoder
     if collection is not None:
-        Collection.open(collection.connector, collection.name, expect={IMAGE: loaded.fingerprint})
+        collection.require(loaded.fingerprint, vector=IMAGE)
+        collection.require_tokens(loaded.token_spec)
     return loaded
 
 
@@ -270,9 +273,9 @@ class ImageIndex:
             path = _as_path(picture)
             if path is None:
                 continue
-            if not path.exists() and not path.is_symlink():
+            if not path_exists(path):
                 raise ConfigError(f"{path} does not exist")
-            if path.is_dir() and not any(from_files(path, "")):
+            if is_folder(path) and not any(from_files(path, "")):
                 raise ConfigError(f"no pictures in {path}")
             name, root = _named(_root(path), source)
             _check_source(name, root, roots)
@@ -358,6 +361,8 @@ class ImageIndex:
     def _source(self, root: Path, given: str | None) -> str:
         """The name that stands for ``root`` in ids; the collection remembers it."""
         name, absolute = _named(root, given)
+        if name not in self._roots():
+            self.collection.refresh()  # another handle may have taken the name meanwhile
         roots = self._roots()
         _check_source(name, absolute, roots)
         if name not in roots:
@@ -389,12 +394,11 @@ class ImageIndex:
                 ``[dim]``; or the id of a record (text that names no file).
             k: how many hits at most.
             where: applies before top-k.
-            threshold: leaves out hits that score lower.
+            threshold: leaves out hits that score lower; with ``rerank``, by the reranker's score.
             exclude_self: leave out the record of that id, or those with the query's very content.
             rerank: a reranker or its name; it scores the best ``candidates`` anew from their tokens.
-            candidates: how many hits the reranker sees; ``k`` at least.
+            candidates: how many hits the reranker sees; hits beyond those keep their score and order, below.
             tuning: time for recall, or exact.
-                Hits beyond those keep their score and order, below.
 
         Raises:
             NotFound: no such file and no such id, or nothing was added yet.
@@ -426,7 +430,7 @@ class ImageIndex:
             return self._by_id(query, tokens=tokens)
         path = _as_path(query)
         picture = query if path is None else path
-        if path is not None and not path.exists():
+        if path is not None and not path_exists(path):
             raise NotFound(f"{path} does not exist")
         try:
             pixels, _ = load_picture(picture)
@@ -578,11 +582,13 @@ def _as_path(picture: Picture) -> Path | None:
 
 
 def _root(path: Path) -> Path:
-    return path if path.is_dir() else path.parent
+    return path if is_folder(path) else path.parent
 
 
 def _named(root: Path, given: str | None) -> tuple[str, str]:
     """The source name of a folder, and the folder as the collection remembers it."""
+    if given is not None and "/" in given:
+        raise ConfigError(f"source {given!r}: a name without '/', or ids of two sources could be the same")
     there = root.resolve()
     return given or shown(Path(there.name)) or "root", shown(there)
 
@@ -621,7 +627,7 @@ def _with_ids(ids: Sequence[str], pictures: Iterable[Picture]) -> Iterator[tuple
 
 def _is_folder(picture: Picture) -> bool:
     path = _as_path(picture)
-    return path is not None and path.is_dir()
+    return path is not None and is_folder(path)
 
 
 def _spelled(field: Field) -> str:

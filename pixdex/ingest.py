@@ -28,7 +28,7 @@ from pixdex._records import coerce
 from pixdex.encoders import images
 from pixdex.errors import ConfigError, InvalidImage
 from pixdex.filters import F
-from pixdex.types import MAX_ID_BYTES, Batch, Field, Kind, Payload, Want
+from pixdex.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Batch, Field, Kind, Metric, Payload, Want
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,8 +50,10 @@ __all__ = [
     "from_files",
     "infer",
     "ingest",
+    "is_folder",
     "is_picture",
     "load_picture",
+    "path_exists",
     "shown",
 ]
 
@@ -140,7 +142,7 @@ def from_files(root: Path, source: str) -> Iterator[Item | None]:
     Links to folders are not followed, so that loops end. A folder that cannot be read stands for itself,
     so that the report names it.
     """
-    if not root.is_dir():
+    if not is_folder(root):
         yield Item(_path_id(source, root.name), root)
         return
     closed: list[OSError] = []
@@ -152,6 +154,24 @@ def from_files(root: Path, source: str) -> Iterator[Item | None]:
     for error in closed:
         path = Path(error.filename)
         yield Item(_path_id(source, path.relative_to(root).as_posix()), path)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether the path is a folder; what the system refuses to look at is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def path_exists(path: Path) -> bool:
+    """Whether there is something at the path, be it a link that leads nowhere; what the system refuses to
+    look at is not there.
+    """
+    try:
+        return path.exists() or path.is_symlink()
+    except OSError:
+        return False
 
 
 def _is_picture(path: Path) -> bool:
@@ -411,7 +431,9 @@ class _Pipeline:
                 continue
             payload = {**item.payload, CONTENT: content}
             if isinstance(item.picture, Path):
-                payload["path"] = shown(item.picture.absolute())
+                path = shown(item.picture.absolute())
+                if len(path.encode()) <= MAX_TEXT_BYTES:  # escapes may make a long path longer than a field
+                    payload["path"] = path
             record = item.id or content
             if record in seen:
                 self._tally.unchanged += 1
@@ -449,30 +471,54 @@ class _Pipeline:
 
     def _reuse(self, seen: Sequence[_Seen]) -> list[_Seen]:
         """Write those whose content the collection knows under any id with its vectors; the others are left."""
-        known = self._known_content({s.content for s in seen})
-        rows = [known.get((one.id, one.content)) or known.get(("", one.content)) for one in seen]
+        own = self._own(seen)
+        others = self._of_content({one.content for one in seen if one.id not in own})
+        rows = [own.get(one.id) or others.get(one.content) for one in seen]
         old = [(one, row) for one, row in zip(seen, rows, strict=True) if row is not None]
         if old:
             self._collection.upsert(self._copies(old))
             self._tally.reused += len(old)
         return [one for one, row in zip(seen, rows, strict=True) if row is None]
 
-    def _known_content(self, contents: set[str]) -> dict[tuple[str, str], Batch]:
-        """(id, content hash) -> that stored record, when it has all that is needed; ("", content hash)
-        -> any such record. A record of its own comes first, since it has more to keep.
+    def _own(self, seen: Sequence[_Seen]) -> dict[str, Batch]:
+        """Id -> the record of that id, where it has the same content and all that is needed."""
+        if not seen:
+            return {}
+        batch = self._collection.fetch([one.id for one in seen], want=self._everything)
+        content = {one.id: one.content for one in seen}
+        return {r.ids[0]: r for r in self._usable(batch) if (r.payloads or ({},))[0].get(CONTENT) == content[r.ids[0]]}
+
+    def _of_content(self, contents: set[str]) -> dict[str, Batch]:
+        """Content hash -> any record of it that has all that is needed. A content is asked for until it
+        is found, so that thousands of copies of one picture cost a page and not all of them.
         """
-        known: dict[tuple[str, str], Batch] = {}
-        if not contents:
-            return known
-        spec = self._collection.spec
-        want = Want(vectors=tuple(v.name for v in spec.vectors), tokens=spec.tokens is not None)
-        for page in self._collection.scan(where=F[CONTENT].is_in(sorted(contents)), want=want):
-            for row, payload in enumerate(page.batch.payloads or ()):
-                record = page.batch.take([row])
-                if record.present(self._vector)[0] and not (self._tokens and _tokens(record) is None):
-                    known[record.ids[0], payload[CONTENT]] = record
-                    known.setdefault(("", payload[CONTENT]), record)
+        known: dict[str, Batch] = {}
+        left = set(contents)
+        while left and self._found(left, known):
+            left -= known.keys()
         return known
+
+    def _found(self, contents: set[str], known: dict[str, Batch]) -> bool:
+        """Add what the first page that has something has; False when no page has."""
+        where = F[CONTENT].is_in(sorted(contents))
+        for page in self._collection.scan(where=where, want=self._everything, size=_CHUNK):
+            usable = self._usable(page.batch)
+            for record in usable:
+                known.setdefault((record.payloads or ({},))[0][CONTENT], record)
+            if usable:
+                return True
+        return False
+
+    @property
+    def _everything(self) -> Want:
+        spec = self._collection.spec
+        return Want(vectors=tuple(v.name for v in spec.vectors), tokens=spec.tokens is not None)
+
+    def _usable(self, batch: Batch) -> list[Batch]:
+        """The records that have a vector, and tokens when those are asked for, as batches of one."""
+        rows = np.flatnonzero(batch.present(self._vector)).tolist()
+        records = [batch.take([row]) for row in rows]
+        return [r for r in records if not (self._tokens and _tokens(r) is None)]
 
     def _copies(self, old: Sequence[tuple[_Seen, Batch]]) -> Batch:
         """Records of known content: its vector, tokens and automatic fields, the payload of the new one over
@@ -510,34 +556,39 @@ class _Pipeline:
         if ready:
             pieces.append(self._encode(ready))
         if pieces:
-            yield _joined(pieces, self._vector)
+            yield Batch.concat(pieces)
 
     def _prepare(self, seen: _Seen) -> _Ready:
-        pixels, fields = load_picture(seen.item.picture)
-        return _Ready(seen, self._encoder.prepare(pixels), fields)
+        try:
+            pixels, fields = load_picture(seen.item.picture)
+            return _Ready(seen, self._encoder.prepare(pixels), fields)
+        except InvalidImage:
+            raise
+        except MemoryError as error:
+            raise InvalidImage("not enough memory to decode it") from error
+        except Exception as error:  # an encoder is anybody's code, and one picture stops nothing
+            raise InvalidImage(f"encoder {self._encoder.name!r} cannot prepare it: {error!r}") from error
 
     def _encode(self, ready: Sequence[_Ready]) -> Batch:
         features = self._encoder.encode([one.prepared for one in ready], tokens=self._tokens)
-        return Batch(
+        batch = Batch(
             tuple(one.seen.id for one in ready),
             {self._vector: features.vectors},
             tuple({**one.fields, **one.seen.payload} for one in ready),
             features.tokens,
         )
+        good = np.isfinite(features.vectors).all(axis=1)
+        if self._collection.spec.vector(self._vector).metric is Metric.COSINE:
+            good &= features.vectors.any(axis=1)
+        for row in np.flatnonzero(~good).tolist():
+            error = InvalidImage(f"encoder {self._encoder.name!r} makes no usable vector of it")
+            self._tally.quarantine(ready[row].seen.item, error)
+        return batch if good.all() else batch.take(np.flatnonzero(good).tolist())
 
 
 def _tokens(record: Batch) -> NDArray[Any] | None:
     """The tokens of a batch of one."""
     return (record.tokens or (None,))[0]
-
-
-def _joined(pieces: Sequence[Batch], vector: str) -> Batch:
-    return Batch(
-        tuple(record for piece in pieces for record in piece.ids),
-        {vector: np.concatenate([piece.vectors[vector] for piece in pieces])},
-        tuple(payload for piece in pieces for payload in piece.payloads or ()),
-        tuple(matrix for piece in pieces for matrix in piece.tokens or ()) or None,
-    )
 
 
 def infer(name: str, value: Any) -> Field | None:

@@ -6,6 +6,7 @@ module stays free of it. Nothing here knows a store.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -150,8 +151,11 @@ class Vector:
 
     @property
     def column(self) -> str:
-        """The physical name: it carries the fingerprint, so that a stale handle fails in the store."""
-        return f"{self.name}_{self.fingerprint.digest[:8]}"
+        """The physical name. It carries a digest of the fingerprint and of the vector's shape, so that a handle
+        that went stale fails in the store.
+        """
+        identity = f"{self.fingerprint.digest}/{self.dim}/{self.metric}/{self.dtype}"
+        return f"{self.name}_{hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +223,8 @@ class Spec:
             raise ConfigError("a collection needs at least one vector")
         _refuse_twice("vector", [v.name for v in self.vectors])
         _refuse_twice("field", [f.name for f in self.fields])
+        _refuse_twice("ordinal", [f.ordinal for f in self.fields if f.ordinal])
+        _refuse_twice("source", [s.name for s in self.sources])
         for declared in self.fields:
             if not FIELD_NAME.match(declared.name):
                 raise ConfigError(
@@ -272,7 +278,7 @@ class Spec:
             raise StoreFormat(f"the collection's Spec cannot be read: {error}") from error
 
 
-def _refuse_twice(what: str, names: Sequence[str]) -> None:
+def _refuse_twice(what: str, names: Sequence[str | int]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{what} {name!r} is declared twice")
@@ -353,10 +359,37 @@ class Batch:
             None if self.revs is None else tuple(self.revs[i] for i in rows),
         )
 
+    @classmethod
+    def concat(cls, batches: Sequence[Batch]) -> Batch:
+        """The records of all batches, in order. A vector that a batch lacks is absent there; payloads,
+        tokens and revisions are None unless every batch has them.
+        """
+        if len(batches) == 1:
+            return batches[0]
+        widths = {name: values.shape[1] for batch in batches for name, values in batch.vectors.items()}
+        vectors, absent = {}, {}
+        for name, dim in widths.items():
+            vectors[name] = np.concatenate([b.vectors.get(name, np.zeros((len(b), dim), np.float32)) for b in batches])
+            absent[name] = ~np.concatenate([b.present(name) for b in batches])
+        return cls(
+            tuple(record for batch in batches for record in batch.ids),
+            vectors,
+            _chained([batch.payloads for batch in batches]),
+            _chained([batch.tokens for batch in batches]),
+            absent,
+            _chained([batch.revs for batch in batches]),
+        )
+
     def slices(self, size: int) -> Iterator[Batch]:
         """Consecutive batches of at most ``size`` records."""
         for start in range(0, len(self), size):
             yield self.take(range(start, min(start + size, len(self))))
+
+
+def _chained(columns: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
+    if any(column is None for column in columns):
+        return None
+    return tuple(item for column in columns if column is not None for item in column)
 
 
 @dataclass(frozen=True, slots=True)

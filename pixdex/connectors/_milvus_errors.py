@@ -70,24 +70,39 @@ def _kind(code: Any, message: str) -> type[errors.PixdexError]:
     return next((kind for pattern, kind in _MESSAGES if pattern.search(message)), errors.StoreError)
 
 
-_ours = threading.local()
+_callers: set[int] = set()
+"""Threads that are in a call made here."""
 
 
 class _NotOurs(logging.Filter):
     """Drops what the client logs of calls made here: a traceback for every error, which is raised anyway."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not getattr(_ours, "calling", False)
+        return threading.get_ident() not in _callers
+
+
+class _NotMeanwhile(logging.Filter):
+    """Drops what the server of Milvus Lite logs of the same errors, on threads that nothing tells from another's."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not _callers
+
+
+_FILTERS: Mapping[str, logging.Filter] = {
+    "pymilvus.decorators": _NotOurs(),
+    "milvus_lite.adapter.grpc.servicer": _NotMeanwhile(),
+}
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    logger = logging.getLogger("pymilvus.decorators")
-    if not any(isinstance(known, _NotOurs) for known in logger.filters):
-        logger.addFilter(_NotOurs())
-    before = getattr(_ours, "calling", False)
-    _ours.calling = True
+    for logger, known in _FILTERS.items():
+        logging.getLogger(logger).addFilter(known)  # once: it is the same object
+    caller = threading.get_ident()
+    outermost = caller not in _callers
+    _callers.add(caller)
     try:
         yield
     finally:
-        _ours.calling = before
+        if outermost:
+            _callers.discard(caller)

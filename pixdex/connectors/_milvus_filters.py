@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pixdex.connectors._rows import check_depth
 from pixdex.errors import Unsupported
-from pixdex.filters import And, Box, Filter, Near, Operator, Or, Range, fold
+from pixdex.filters import Box, Filter, Near, Operator, Range, fold
 from pixdex.types import Field
 
 __all__ = ["FALSE", "OPERATORS", "TRUE", "after", "held", "ids_in", "literal", "to_expression"]
@@ -37,15 +38,8 @@ def to_expression(where: Filter | None) -> str:
     """
     if where is None:
         return TRUE
-    if _depth(where) > MAX_DEPTH:
-        raise Unsupported(f"Milvus: a filter nested {_depth(where)} deep; it reads {MAX_DEPTH}")
+    check_depth(where, "Milvus", MAX_DEPTH)
     return fold(where, _Expressions())
-
-
-def _depth(where: Filter) -> int:
-    if isinstance(where, And | Or):
-        return 1 + max(map(_depth, where.parts), default=0)
-    return 1
 
 
 def literal(value: Any) -> str:

@@ -15,8 +15,8 @@ import orjson
 
 from pixdex.connectors import _pq_sql
 from pixdex.connectors._pq_segments import Block
-from pixdex.errors import FingerprintMismatch, NotFound
-from pixdex.filters import Filter
+from pixdex.errors import FingerprintMismatch, InvalidRecord, NotFound
+from pixdex.filters import Filter, check_columns
 from pixdex.types import Batch, Field, Payload, Spec, Vector
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ def add_columns(db: sqlite3.Connection, collection: int, fields: Sequence[Field]
 def back_fill(db: sqlite3.Connection, collection: int, fields: Sequence[Field]) -> Iterator[int]:
     """Fill the columns of new fields from the payloads, yielding how many records each step did.
 
-    What cannot be read as the field's kind is absent: the facade has checked, and rewrites those records.
+    Raises:
+        InvalidRecord: a payload holds a value of another kind; the message names the record.
     """
     columns = [column for declared in fields for column, _ in _pq_sql.columns(declared)]
     change = f"UPDATE r{collection} SET {', '.join(f'{column} = ?' for column in columns)} WHERE row = ?"
@@ -133,21 +134,18 @@ def back_fill(db: sqlite3.Connection, collection: int, fields: Sequence[Field]) 
         if not page:
             return
         last = page[-1][0]
-        read = [(row, _readable(fields, orjson.loads(payload))) for row, payload in page]
-        db.executemany(change, [(*_typed(fields, payload), row) for row, payload in read])
+        read = [(row, orjson.loads(payload)) for row, payload in page]
+        db.executemany(change, [(*_fitting(db, collection, fields, row, payload), row) for row, payload in read])
         _insert_items(db, collection, fields, read)
         yield len(page)
 
 
-def _readable(fields: Sequence[Field], payload: Payload) -> Payload:
-    kept = {}
-    for declared in fields:
-        try:
-            _pq_sql.values(declared, payload)
-            kept[declared.name] = payload.get(declared.name)
-        except (TypeError, ValueError, KeyError):
-            continue
-    return kept
+def _fitting(db: sqlite3.Connection, collection: int, fields: Sequence[Field], row: int, payload: Payload) -> list[Any]:
+    try:
+        return _typed(fields, payload)
+    except InvalidRecord as error:
+        record = db.execute(f"SELECT id FROM r{collection} WHERE row = ?", (row,)).fetchone()[0]
+        raise InvalidRecord(f"record {record!r}: {error}; no field was added") from error
 
 
 def _typed(fields: Sequence[Field], payload: Payload) -> list[Any]:
@@ -175,10 +173,19 @@ def rows_of(db: sqlite3.Connection, collection: int, ids: Sequence[str]) -> dict
     return found
 
 
-def select(db: sqlite3.Connection, collection: int, what: str, where: Filter | None, rest: str = "", *more: Any) -> Any:
-    """A cursor over ``what`` of the records that match; ``rest`` follows the condition, ``more`` are its parameters."""
-    named, condition = _pq_sql.compiled(where, collection)
-    text = f"{named}SELECT {what} FROM r{collection} WHERE {condition.text} {rest}"
+def select(
+    db: sqlite3.Connection, target: Collection, what: str, where: Filter | None, rest: str = "", *more: Any
+) -> Any:
+    """A cursor over ``what`` of the records that match; ``rest`` follows the condition, ``more`` are its parameters.
+
+    Raises:
+        FingerprintMismatch: the filter was bound to another collection's fields.
+        Unsupported: it has more values than SQLite takes.
+    """
+    if where is not None:
+        check_columns(where, target.spec)
+    named, condition = _pq_sql.compiled(where, target.id)
+    text = f"{named}SELECT {what} FROM r{target.id} WHERE {condition.text} {rest}"
     return db.execute(text, (*condition.parameters, *more))
 
 

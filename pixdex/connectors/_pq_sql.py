@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from pixdex.connectors._pq_gather import gathered
+from pixdex.errors import Unsupported
 from pixdex.filters import Box, Filter, Near, Range, bounding_boxes, distance_km, fold, stored
 from pixdex.types import Field, Kind, Payload
 
@@ -43,6 +45,8 @@ _TYPES = {Kind.TEXT: "TEXT", Kind.FLOAT: "REAL", Kind.GEO: "REAL"}
 _TOKENS = "tokens BLOB, height INTEGER, width INTEGER, dtype TEXT"
 _DEEP = 10
 _FEW = 500
+_MOST = 32_000
+"""Values in one statement: SQLite as it comes takes 32 766."""
 
 
 def tables(collection: int) -> list[str]:
@@ -108,16 +112,28 @@ def compiled(where: Filter | None, collection: int) -> tuple[str, Sql]:
     """A bound filter as ``(WITH clause or "", condition)`` on ``r{collection}``.
 
     The parameters of the condition cover both, in the order of the text.
+
+    Raises:
+        Unsupported: it has more values than SQLite takes.
     """
     if where is None:
         return "", _TRUE
-    algebra = _Where(collection)
-    condition = fold(where, algebra)
+    where = gathered(where)
+    for few in (_FEW, 1):  # lists of one parameter each read slower: only where there are too many
+        algebra = _Where(collection, few)
+        condition = fold(where, algebra)
+        parameters = (*(value for part in algebra.hoisted for value in part.parameters), *condition.parameters)
+        if len(parameters) <= _MOST:
+            break
+    else:
+        raise Unsupported(
+            f"a filter of {len(parameters)} values, {_MOST} at most in the embedded store: say many values of one field "
+            "as is_in, not_in or contains_any, which count as one, or ask several times"
+        )
     if not algebra.hoisted:
         return "", condition
     named = ", ".join(f"q{n} AS MATERIALIZED ({part.text})" for n, part in enumerate(algebra.hoisted))
-    before = tuple(value for part in algebra.hoisted for value in part.parameters)
-    return f"WITH {named} ", Sql(condition.text, before + condition.parameters)
+    return f"WITH {named} ", Sql(condition.text, parameters)
 
 
 _TRUE, _FALSE = Sql("1"), Sql("0")
@@ -126,15 +142,16 @@ _TRUE, _FALSE = Sql("1"), Sql("0")
 class _Where:
     """The algebra of conditions on one collection."""
 
-    def __init__(self, collection: int) -> None:
+    def __init__(self, collection: int, few: int) -> None:
         self.collection = collection
+        self.few = few
         self.hoisted: list[Sql] = []
 
     def eq(self, field: Field, value: Any) -> Sql:
         return Sql(f"{field.column} IS ?", (value,))
 
     def is_in(self, field: Field, values: tuple[Any, ...]) -> Sql:
-        among = _among(field.column, field.kind, values)
+        among = _among(field.column, field.kind, values, self.few)
         return Sql(f"({field.column} IS NOT NULL AND {among.text})", among.parameters, 2)
 
     def in_range(self, field: Field, leaf: Range) -> Sql:
@@ -146,7 +163,7 @@ class _Where:
         return Sql(f"{field.column} IS NOT NULL")
 
     def contains(self, field: Field, values: tuple[Any, ...]) -> Sql:
-        return self._some_item(field, _among("value", field.kind, values))
+        return self._some_item(field, _among("value", field.kind, values, self.few))
 
     def near(self, field: Field, leaf: Near) -> Sql:
         return self._place(field, lambda lat, lon: _within(lat, lon, leaf))
@@ -155,7 +172,7 @@ class _Where:
         return self._place(field, lambda lat, lon: _inside(lat, lon, leaf))
 
     def ids(self, ids: tuple[str, ...]) -> Sql:
-        return _among("id", Kind.TEXT, ids)
+        return _among("id", Kind.TEXT, ids, self.few)
 
     def all_of(self, parts: Sequence[Sql]) -> Sql:
         return self._joined("AND", parts, _TRUE)
@@ -215,12 +232,12 @@ def _inside(lat: str, lon: str, box: Box) -> Sql:
     return Sql(text, (box.south, box.north, box.west, box.east), 3)
 
 
-def _among(column: str, kind: Kind, wanted: Sequence[Any]) -> Sql:
-    """``column IN wanted``: a few as parameters, many as one JSON parameter, exact to the last bit.
+def _among(column: str, kind: Kind, wanted: Sequence[Any], few: int) -> Sql:
+    """``column IN wanted``: up to ``few`` as parameters, many as one JSON parameter, exact to the last bit.
 
     JSON in SQLite ends text at NUL and rounds floats its own way, so those travel as hex and as bits.
     """
-    if len(wanted) <= _FEW:
+    if len(wanted) <= few:
         return Sql(f"{column} IN ({', '.join('?' * len(wanted))})", tuple(wanted))
     match kind:
         case Kind.TEXT if any("\0" in text for text in wanted):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 import threading
@@ -12,31 +11,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from pixdex.connectors import _pq_sql
+from pixdex.connectors._pq_errors import DATABASE, SQLITE_DENIED, translated
 from pixdex.connectors._pq_lock import WriterLock
 from pixdex.connectors._pq_segments import sync_directory
-from pixdex.errors import (
-    AccessDenied,
-    NotFound,
-    PixdexError,
-    StoreError,
-    StoreFormat,
-    StoreFull,
-    StoreLocked,
-    StoreTimeout,
-)
+from pixdex.errors import AccessDenied, NotFound, StoreError, StoreFormat, StoreTimeout
 
 __all__ = ["Deadline", "Store"]
 
-DATABASE, LOCK, SEGMENTS = "pixdex.sqlite", "pixdex.lock", "segments"
+LOCK, SEGMENTS = "pixdex.lock", "segments"
 APPLICATION, VERSION = 0x70697864, 1  # "pixd"
 LOCK_WAIT = 1.0
 """Seconds that a second writer waits at most before StoreLocked."""
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _OURS = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", LOCK, SEGMENTS})
+
+Place: TypeAlias = tuple[int, int]
+"""Which file a database is: a path may be removed and made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +59,16 @@ class Store:
     def __init__(self, path: Path, *, sync: bool) -> None:
         self.path = path
         self.sync = sync
-        self._idle: list[sqlite3.Connection] = []
+        self.place: Place | None = None
+        """The database that was found to be ours, last time."""
+        self._idle: list[tuple[Place, sqlite3.Connection]] = []
         self._shared = True
         self._held: list[WriterLock] = []
-        self._checked = False
+        self._closed = False
+        self._guard = threading.Lock()
         _STORES.add(self)
-        weakref.finalize(self, _release, self._idle, self._held)  # a forgotten handle must not keep others from writing
+        # A forgotten handle must not keep others from writing.
+        weakref.finalize(self, _forgotten, self._idle, self._held)
 
     def segment(self, vector: int) -> Path:
         """The file of a physical vector."""
@@ -91,10 +88,9 @@ class Store:
             StoreFormat: it is not a store, newer, or corrupt.
             AccessDenied: it may not be read.
         """
-        with self._translated():
-            if not self._exists():
-                raise NotFound(f"there is no store at {self.path} yet: it is made with its first collection")
-            with self._transaction("BEGIN") as db:
+        with translated(self.path):
+            self._refuse_closed()
+            with self._transaction("BEGIN", self._required()) as db:
                 deadline.check()
                 yield db
 
@@ -108,26 +104,38 @@ class Store:
             StoreFull: no space; nothing of this transaction was written, nothing before it is lost.
             AccessDenied: it may not be written.
         """
-        with self._translated():
-            if not self._exists():
-                if not create:
-                    raise NotFound(f"there is no store at {self.path} yet: it is made with its first collection")
+        with translated(self.path):
+            self._refuse_closed()
+            if not create:
+                self._required()
+            elif self._found() is None:
                 self._make_directory()
             lock = self._lock()
             if not lock.turn.acquire(timeout=deadline.left(threading.TIMEOUT_MAX)):
                 raise StoreTimeout(f"{self.path}: another thread was writing all the time")
             try:
+                self._refuse_closed()  # while it waited: nobody would give the lock back
                 if lock.take(deadline.left(LOCK_WAIT)):
                     self._sweep()
                 if create:
                     self._make_database()
-                with self._transaction("BEGIN IMMEDIATE") as db:
+                with self._transaction("BEGIN IMMEDIATE", self._required()) as db:
                     yield db
             finally:
                 lock.turn.release()
 
+    def knows(self, vector: int) -> bool:
+        """Whether a vector is there now, whatever the caller's snapshot says."""
+        place = self._found()
+        if place is None:
+            return False
+        with self._transaction("BEGIN", place) as db:
+            return db.execute("SELECT 1 FROM vectors WHERE id = ?", (vector,)).fetchone() is not None
+
     def close(self) -> None:
-        """Give back the connections and, with the last handle of this process, the writer's lock."""
+        """Give back the connections and, with the last handle of this process, the writer's lock. For good."""
+        with self._guard:
+            self._closed = True
         _release(self._idle, self._held)
 
     def release(self) -> None:
@@ -137,33 +145,48 @@ class Store:
     def forget(self) -> None:
         """Be a handle that never wrote: in a forked child, whose parent keeps the lock."""
         self._held.clear()
+        self._guard = threading.Lock()  # a thread that the child lacks may have held it
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise StoreError(f"pq://{self.path} is closed")
 
     def _lock(self) -> WriterLock:
-        if not self._held:
-            self._held.append(WriterLock.join(self.path / LOCK))
-        return self._held[0]
+        with self._guard:
+            self._refuse_closed()
+            if not self._held:
+                self._held.append(WriterLock.join(self.path / LOCK))
+            return self._held[0]
 
     # --- the directory ------------------------------------------------------------------------------
 
-    def _exists(self) -> bool:
-        """Whether there is a finished store; something else in its place is refused, not touched."""
-        if self._checked:
-            if (self.path / DATABASE).exists():
-                return True
-            self._checked = False
-            self.release()  # connections to a database that somebody removed
+    def _required(self) -> Place:
+        place = self._found()
+        if place is None:
+            raise NotFound(f"there is no store at {self.path} yet: it is made with its first collection")
+        return place
+
+    def _found(self) -> Place | None:
+        """The finished store that is there now; something else in its place is refused, not touched."""
+        place = _place(self.path / DATABASE)
+        if place is not None and place == self.place:
+            return place
+        self.place = None
+        self.release()  # connections to a database that somebody removed, and perhaps made anew
         if not self.path.exists():
-            return False
+            return None
         if not self.path.is_dir():
             raise StoreFormat(f"{self.path} is a file, not a store: a store is a directory")
         entries = {entry.name for entry in self.path.iterdir()}
         if not entries <= _OURS and DATABASE not in entries:
             raise StoreFormat(f"{self.path} is a directory with other files in it, not a store: choose an empty one")
-        if DATABASE not in entries or not (self.path / DATABASE).stat().st_size:
-            return False
-        with self._transaction("BEGIN") as db:
-            self._checked = self._identified(db)
-        return self._checked
+        if place is None or not (self.path / DATABASE).stat().st_size:
+            return None
+        with self._transaction("BEGIN", place) as db:
+            if not self._identified(db):
+                return None
+        self.place = place
+        return place
 
     def _identified(self, db: sqlite3.Connection) -> bool:
         """Whether the database is ours and finished; a crash while it was made leaves an empty one."""
@@ -188,7 +211,7 @@ class Store:
             sync_directory(self.path.resolve().parent)
 
     def _make_database(self) -> None:
-        if self._exists():
+        if self._found() is not None:
             return
         db = sqlite3.connect(self.path / DATABASE, isolation_level=None)
         try:
@@ -203,11 +226,8 @@ class Store:
     # --- connections --------------------------------------------------------------------------------
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        try:
-            db = self._idle.pop()
-        except IndexError:
-            db = self._connect()
+    def _transaction(self, begin: str, place: Place) -> Iterator[sqlite3.Connection]:
+        db = self._pooled(place) or self._connect()
         try:
             db.execute(begin)
             yield db
@@ -215,10 +235,23 @@ class Store:
         except BaseException:
             db.close()  # rolls back
             raise
-        if self._shared:
-            self._idle.append(db)
-        else:
+        if not self._shared:
             db.close()  # it would not notice what others write
+            return
+        self._idle.append((place, db))
+        if self._closed:
+            self.release()  # close() may have looked before
+
+    def _pooled(self, place: Place) -> sqlite3.Connection | None:
+        """An idle connection to the database at ``place``; one to another was given back after that was removed."""
+        while True:
+            try:
+                known, db = self._idle.pop()
+            except IndexError:
+                return None
+            if known == place:
+                return db
+            db.close()
 
     def _connect(self) -> sqlite3.Connection:
         """Read-write, so that the log can be shared; what that is denied is opened to read."""
@@ -238,7 +271,7 @@ class Store:
                 db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             except sqlite3.OperationalError as error:
                 db.close()
-                if error.sqlite_errorcode & 0xFF not in _SQLITE_DENIED:
+                if error.sqlite_errorcode & 0xFF not in SQLITE_DENIED:
                     raise
                 denied = error
                 continue
@@ -257,60 +290,36 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove the files of vectors that were dropped when a crash came between."""
-        if not self._exists():
+        place = self._found()
+        if place is None:
             return
-        with self._transaction("BEGIN") as db:
+        with self._transaction("BEGIN", place) as db:
             known = {self.segment(vector) for (vector,) in db.execute("SELECT id FROM vectors")}
         for file in (self.path / SEGMENTS).glob("*.seg"):
             if file not in known:
                 file.unlink(missing_ok=True)
 
-    # --- errors -------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """The one boundary where SQLite's and the system's errors become pixdex's."""
-        try:
-            yield
-        except PixdexError:
-            raise
-        except sqlite3.Error as error:
-            raise self._from_sqlite(error) from error
-        except OSError as error:
-            raise self._from_system(error) from error
-
-    def _from_system(self, error: OSError) -> StoreError:
-        if error.errno in _FULL:
-            return StoreFull(f"{self.path}: {error.strerror}; what was acknowledged is safe, free some space and go on")
-        if error.errno in _DENIED:
-            return AccessDenied(f"{self.path}: {error.strerror} ({error.filename})")
-        if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            return StoreFormat(f"{self.path}: {error.strerror} ({error.filename})")
-        return StoreError(f"{self.path}: {error}")
-
-    def _from_sqlite(self, error: sqlite3.Error) -> StoreError:
-        code = getattr(error, "sqlite_errorcode", 0)
-        if code & 0xFF == sqlite3.SQLITE_FULL or code in _SQLITE_FULL:
-            return StoreFull(f"{self.path}: {error}; what was acknowledged is safe, free some space and go on")
-        if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return StoreFormat(f"{self.path / DATABASE}: {error}; restore it from a copy")
-        if code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return StoreLocked(f"{self.path}: {error}; another program holds the database")
-        if code & 0xFF in _SQLITE_DENIED:
-            return AccessDenied(f"{self.path}: {error}")
-        return StoreError(f"{self.path}: {error}")
+def _place(file: Path) -> Place | None:
+    try:
+        found = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
 
 
-_SQLITE_DENIED = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH})
-# Quotas and file size limits reach us as failed writes; only "no space" has a code of its own.
-_SQLITE_FULL = frozenset({sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_TRUNCATE})
-
-
-def _release(idle: list[sqlite3.Connection], held: list[WriterLock]) -> None:
+def _release(idle: list[tuple[Place, sqlite3.Connection]], held: list[WriterLock]) -> None:
     while idle:
-        idle.pop().close()
+        with suppress(IndexError):  # a thread was faster
+            idle.pop()[1].close()
     while held:
         held.pop().leave()
+
+
+def _forgotten(idle: list[tuple[Place, sqlite3.Connection]], held: list[WriterLock]) -> None:
+    """Release what nobody closed: in the garbage collector or at exit, where an error would only be noise."""
+    with suppress(Exception):
+        _release(idle, held)
 
 
 _STORES: weakref.WeakSet[Store] = weakref.WeakSet()

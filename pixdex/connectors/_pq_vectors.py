@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pixdex.connectors._pq_segments import Block, Segment, append
+from pixdex.errors import NotFound, StoreFormat
 
 if TYPE_CHECKING:
     import sqlite3
@@ -29,6 +30,7 @@ class Vectors:
         self._store = store
         self._segments: dict[int, Segment] = {}
         self._dead: dict[int, NDArray[np.int64]] = {}
+        self._place = store.place
         self._lock = threading.Lock()
 
     def append(self, db: sqlite3.Connection, vector: Stored, matrix: NDArray[np.float32]) -> Block:
@@ -43,9 +45,11 @@ class Vectors:
         """The segment of a vector, mapped as far as the snapshot reaches or farther.
 
         Raises:
+            NotFound: the collection was dropped after the snapshot was taken, and the file with it.
             StoreFormat: the file is missing, short, or not the one that belongs here.
         """
         with self._lock:
+            self._renew()
             segment = self._segments.get(vector.id)
             if segment is None:
                 path = self._store.segment(vector.id)
@@ -53,7 +57,12 @@ class Vectors:
         if segment.mapped < vector.rows:
             query = "SELECT start, stop, crc FROM blocks WHERE vector = ? AND start >= ? ORDER BY start"
             found = db.execute(query, (vector.id, segment.last_start))
-            segment.extend(vector.rows, [Block(*block) for block in found])
+            try:
+                segment.extend(vector.rows, [Block(*block) for block in found])
+            except StoreFormat as error:
+                if not isinstance(error.__cause__, FileNotFoundError) or self._store.knows(vector.id):
+                    raise
+                raise NotFound(f"the collection of vector {vector.name!r} was dropped meanwhile") from error
         return segment
 
     def live(self, db: sqlite3.Connection, vector: Stored) -> NDArray[np.bool_]:
@@ -82,6 +91,12 @@ class Vectors:
         """Let go of the mappings; reading maps again."""
         self._segments.clear()
         self._dead.clear()
+
+    def _renew(self) -> None:
+        """Let go of what belongs to a store that was removed and made anew."""
+        if self._place != self._store.place:
+            self.close()
+            self._place = self._store.place
 
     def _tombstones(self, db: sqlite3.Connection, vector: Stored) -> NDArray[np.int64]:
         """The dead positions of this snapshot. The list only grows, so a newer one starts with an older one."""

@@ -13,14 +13,18 @@ from typing import Any, TypeAlias
 
 from qdrant_client import models
 
+from pixdex.connectors._rows import check_depth
 from pixdex.errors import Unsupported
 from pixdex.filters import Box, Filter, Near, Operator, Range, fold
 from pixdex.types import MAX_INT, Field, Kind
 
-__all__ = ["OPERATORS", "point_id", "to_filter"]
+__all__ = ["MAX_DEPTH", "OPERATORS", "point_id", "to_filter"]
 
 OPERATORS = frozenset(Operator) - {Operator.NEAR}
 """Qdrant counts a radius in metres and excludes the rim, so it is left to a box and a residual check."""
+
+MAX_DEPTH = 80
+"""Nested parts of a filter. Local mode is recursive, several frames a level, and fails beyond about 150."""
 
 Condition: TypeAlias = models.Condition
 
@@ -35,9 +39,14 @@ def point_id(record: str) -> str:
 
 
 def to_filter(where: Filter | None) -> models.Filter | None:
-    """A bound filter for any call that takes one; None stays None."""
+    """A bound filter for any call that takes one; None stays None.
+
+    Raises:
+        Unsupported: it is nested too deep.
+    """
     if where is None:
         return None
+    check_depth(where, "Qdrant", MAX_DEPTH)
     condition = fold(where, _Conditions())
     return condition if isinstance(condition, models.Filter) else models.Filter(must=[condition])
 

@@ -1,4 +1,6 @@
-"""What connectors share that read records one by one: rows to a ``Batch`` or a ``Hit``, tokens as text."""
+"""What connectors share that read records one by one: rows to a ``Batch`` or a ``Hit``, tokens as text,
+and what is checked of a filter before it is compiled.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from pixdex.errors import FingerprintMismatch
+from pixdex.errors import FingerprintMismatch, Unsupported
+from pixdex.filters import And, Filter, Or, check_columns
 from pixdex.types import Batch, Hit, Payload, Spec, Vector, Want
 
-__all__ = ["Row", "decode_tokens", "encode_tokens", "read_spec", "to_batch", "to_hit", "vector_of", "wanted"]
+__all__ = [
+    "Row",
+    "check_depth",
+    "current",
+    "decode_tokens",
+    "encode_tokens",
+    "read_spec",
+    "to_batch",
+    "to_hit",
+    "vector_of",
+    "wanted",
+]
 
 read_spec = lru_cache(maxsize=64)(Spec.from_json)
 """``Spec.from_json`` for text that is read at every call."""
@@ -47,6 +61,34 @@ def wanted(spec: Spec, name: str, want: Want) -> list[Vector]:
     return [vector_of(spec, name, column) for column in want.vectors]
 
 
+def current(where: Filter | None, spec: Spec) -> Filter | None:
+    """``where`` itself.
+
+    Raises:
+        FingerprintMismatch: it was bound to other columns than those of ``spec``, which the store holds.
+    """
+    if where is not None:
+        check_columns(where, spec)
+    return where
+
+
+def check_depth(where: Filter, store: str, most: int) -> None:
+    """Refuse a filter that nests too deep for the recursion of a store.
+
+    Raises:
+        Unsupported: more than ``most`` levels.
+    """
+    depth = _depth(where)
+    if depth > most:
+        raise Unsupported(f"{store}: a filter nested {depth} deep, it reads {most}: write it flatter, or split it")
+
+
+def _depth(where: Filter) -> int:
+    if isinstance(where, And | Or):
+        return 1 + max(map(_depth, where.parts), default=0)
+    return 1
+
+
 def to_batch(rows: Sequence[Row], vectors: Sequence[Vector], want: Want) -> Batch:
     """Rows as columns, with the wanted ``vectors``."""
     matrices = {vector.column: np.zeros((len(rows), vector.dim), np.float32) for vector in vectors}
@@ -64,10 +106,10 @@ def to_batch(rows: Sequence[Row], vectors: Sequence[Vector], want: Want) -> Batc
     )
 
 
-def to_hit(row: Row, score: float, want: Want) -> Hit:
+def to_hit(row: Row, score: float) -> Hit:
     """A row as a result."""
     vectors = {column: np.asarray(vector, dtype=np.float32) for column, vector in row.vectors.items()}
-    return Hit(row.id, score, row.payload, vectors if want.vectors else None, row.tokens)
+    return Hit(row.id, score, row.payload, vectors or None, row.tokens)
 
 
 def encode_tokens(tokens: Any) -> str:

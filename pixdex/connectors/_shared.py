@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-__all__ = ["Lease", "Shared"]
+from pixdex.errors import StoreError
+
+__all__ = ["Lease", "Share", "Shared"]
 
 T = TypeVar("T")
 
@@ -40,23 +42,63 @@ class Shared(Generic[T]):
         self._opener = opener
         self._closer = closer
         self._entries: dict[str, _Entry[T]] = {}
-        self._lock = threading.Lock()
+        # Reentrant: a garbage collection while it is held may finalize a forgotten connector, which
+        # releases on this thread. So any call here may drop entries, and counts are checked after it.
+        self._lock = threading.RLock()
 
     def lease(self, path: str) -> Lease[T]:
         """The store at ``path``, opened when this process has not got it open."""
         key = os.path.realpath(path)
         with self._lock:
-            if key not in self._entries:
-                self._entries[key] = _Entry(self._opener(path))
-            entry = self._entries[key]
-            entry.users += 1
-        return Lease(entry.resource, entry.lock, lambda: self._release(key))
+            entry = self._entered(key, path)
+            return Lease(entry.resource, entry.lock, lambda: self._release(key, entry))
 
-    def _release(self, key: str) -> None:
+    def _entered(self, key: str, path: str) -> _Entry[T]:
+        """The entry of ``key``, with one more user."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            entry.users += 1
+            if self._entries.get(key) is entry:  # else its last user went before we were counted
+                return entry
+        entry = self._entries[key] = _Entry(self._opener(path), users=1)
+        return entry
+
+    def _release(self, key: str, entry: _Entry[T]) -> None:
         with self._lock:
-            entry = self._entries[key]
             entry.users -= 1
-            if entry.users == 0:
+            if entry.users == 0 and self._entries.get(key) is entry:
                 del self._entries[key]
                 with entry.lock:  # a call of another thread may still run
                     self._closer(entry.resource)
+
+
+class Share(Generic[T]):
+    """A connector's share of the store at ``path``, leased as soon as there is one: reading makes none.
+
+    ``found`` says whether a store is there, and raises where something else is.
+    """
+
+    def __init__(self, shared: Shared[T], path: str, found: Callable[[str], bool]) -> None:
+        self.path = path
+        self._shared = shared
+        self._found = found
+        self._lock = threading.RLock()
+        self._lease: Lease[T] | None = None
+        self._closed = False
+        self.lease()  # what is locked or corrupt is named at once
+
+    def lease(self, *, make: bool = False) -> Lease[T] | None:
+        """The open store; None where there is none and it is not to be made."""
+        with self._lock:
+            if self._closed:
+                raise StoreError(f"this connector of {self.path} is closed")
+            if self._lease is None and (make or self._found(self.path)):
+                self._lease = self._shared.lease(self.path)
+            return self._lease
+
+    def close(self) -> None:
+        """Give it back; twice is fine."""
+        with self._lock:
+            lease, self._lease, self._closed = self._lease, None, True
+        if lease is not None:
+            lease.release()

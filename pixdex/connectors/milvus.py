@@ -1,22 +1,23 @@
 """Milvus. Today Milvus Lite: ``milvus+lite://photos.db#name``, one process a path, exact search.
 
-The Spec lies, as text, in the collection's properties; ``_milvus_rows`` says how a record lies. ``Milvus`` holds a client and knows nothing of
-how it was opened; ``connect`` opens it.
+The Spec lies, as text, in the collection's properties; ``_milvus_rows`` says how a record lies. ``Milvus``
+holds a share of a server and knows nothing of how that is opened; ``connect`` says how.
 """
 
 from __future__ import annotations
 
+import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pixdex import errors
 from pixdex.connectors._milvus_filters import OPERATORS, after, ids_in, to_expression
-from pixdex.connectors._rows import read_spec, to_batch, to_hit, vector_of, wanted
-from pixdex.connectors._shared import Shared
+from pixdex.connectors._rows import current, read_spec, to_batch, to_hit, vector_of, wanted
+from pixdex.connectors._shared import Share, Shared
 from pixdex.connectors.address import Address
 from pixdex.connectors.port import Capabilities
 from pixdex.errors import MissingDependency
@@ -31,6 +32,9 @@ from pixdex.types import (
     Spec,
     Want,
 )
+
+# Else gRPC prints, as information, that a server said goodbye. It reads this when it is imported first.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 try:
     from milvus_lite.adapter.grpc.server import start_server_in_thread
@@ -79,12 +83,12 @@ class _Lite:
 
     def close(self) -> None:
         self.client.close()
-        self.server.stop(grace=0).wait()
+        self.server.stop(grace=1).wait()  # at once when no call runs; without grace gRPC prints a line
         self.database.close()
 
 
 def connect(address: Address) -> Milvus:
-    """Open the Milvus Lite directory that ``address`` names, making it where there is none.
+    """Open the Milvus Lite directory that ``address`` names; where there is none, ``create`` makes it.
 
     Raises:
         ConfigError: no path, or an option (there are none).
@@ -92,48 +96,41 @@ def connect(address: Address) -> Milvus:
         StoreFormat: there is something else at the path.
     """
     address.read_options(_LiteOptions)
-    lease = _LITE.lease(address.path)
-    return Milvus(lease.resource.client, lease.lock, lease.release, scheme="milvus+lite", capabilities=LITE)
+    return Milvus(Share(_LITE, address.path, _found), scheme="milvus+lite", capabilities=LITE)
 
 
 def _open_lite(path: str) -> _Lite:
-    place = Path(path).resolve()
-    with translated():
-        if place.is_file() or (place.is_dir() and not _is_lite(place)):
-            raise errors.StoreFormat(f"{path} exists and is no Milvus Lite 3 directory")
+    _found(path)
+    with quiet(), translated():
         # Started here, not by MilvusClient, which says no more than that it failed, and never stops it.
-        server, database, port = start_server_in_thread(str(place))
+        server, database, port = start_server_in_thread(str(Path(path).resolve()))
         return _Lite(server, database, MilvusClient(uri=f"http://127.0.0.1:{port}"))
 
 
-def _is_lite(place: Path) -> bool:
-    entries = {entry.name for entry in place.iterdir()}
-    return not entries or "collections" in entries
+def _found(path: str) -> bool:
+    """Whether a Milvus Lite directory is at ``path``; an empty one is none yet."""
+    place = Path(path)
+    with translated():
+        entries = {entry.name for entry in place.iterdir()} if place.is_dir() else set()
+        if place.is_file() or (entries and "collections" not in entries):
+            raise errors.StoreFormat(f"{path} exists and is no Milvus Lite 3 directory")
+    return bool(entries)
 
 
 _LITE = Shared(_open_lite, _Lite.close)
 
 
 class Milvus:
-    """A connector around an open client. The verbs are documented in ``port``.
+    """A connector around a share of a server. The verbs are documented in ``port``.
 
-    ``lock`` is held around each call of the client; ``release`` is called once, by ``close`` or at exit.
+    The server is leased once there is a store; ``close``, or the exit, gives it back.
     """
 
-    def __init__(
-        self,
-        client: Any,
-        lock: AbstractContextManager[Any],
-        release: Callable[[], object],
-        *,
-        scheme: str,
-        capabilities: Capabilities,
-    ) -> None:
+    def __init__(self, share: Share[_Lite], *, scheme: str, capabilities: Capabilities) -> None:
         self.scheme = scheme
         self.capabilities = capabilities
-        self._client = client
-        self._lock = lock
-        self._release = weakref.finalize(self, release)
+        self._share = share
+        self._release = weakref.finalize(self, share.close)
 
     # --- collections ---
 
@@ -142,17 +139,17 @@ class Milvus:
         for vector in spec.vectors:
             indexes.add_index(vector.column, index_type="FLAT", metric_type=_METRICS[vector.metric])
         collection = physical(name)
-        with self._calling(name):
-            self._client.create_collection(
+        with self._calling(name, make=True) as client:
+            client.create_collection(
                 collection, schema=schema(spec), properties={_PROPERTY: spec.to_json()}, **_once(timeout)
             )
             # Nothing to wait for, as the collection is empty: the client would poll every half second.
-            self._client.create_index(collection, indexes, sync=False, **_once(timeout))
-            self._client.load_collection(collection, **_once(timeout))
+            client.create_index(collection, indexes, sync=False, **_once(timeout))
+            client.load_collection(collection, **_once(timeout))
 
     def describe(self, name: str, *, timeout: float | None) -> Spec:
-        with self._calling(name):
-            found = self._client.describe_collection(physical(name), **_once(timeout))
+        with self._calling(name) as client:
+            found = client.describe_collection(physical(name), **_once(timeout))
         if _PROPERTY not in found["properties"]:
             raise errors.StoreFormat(f"collection {name!r} was not made by pixdex: it has no Spec")
         return read_spec(found["properties"][_PROPERTY])
@@ -164,18 +161,20 @@ class Milvus:
                 f"{self.scheme} cannot add fields or vectors to collection {name!r}: "
                 "create a collection that has them and copy the records"
             )
-        with self._calling(name):
+        with self._calling(name) as client:
             properties = {_PROPERTY: spec.to_json()}
-            self._client.alter_collection_properties(physical(name), properties=properties, **_once(timeout))
+            client.alter_collection_properties(physical(name), properties=properties, **_once(timeout))
 
     def drop(self, name: str, *, timeout: float | None) -> None:
         if name in self.names(timeout=timeout):  # else it may be an alias, which would drop its target
-            with self._calling(name):
-                self._client.drop_collection(physical(name), **_once(timeout))
+            with self._calling(name) as client:
+                client.drop_collection(physical(name), **_once(timeout))
 
     def names(self, *, timeout: float | None) -> Sequence[str]:
-        with self._calling():
-            return sorted(map(logical, self._client.list_collections(**_once(timeout))))
+        if self._share.lease() is None:
+            return []
+        with self._calling() as client:
+            return sorted(map(logical, client.list_collections(**_once(timeout))))
 
     def alias(self, alias: str, name: str | None, *, timeout: float | None) -> None:
         names, known = self.names(timeout=timeout), self.aliases(timeout=timeout)
@@ -183,92 +182,104 @@ class Milvus:
             raise errors.AlreadyExists(f"{alias!r} is a collection, so it cannot be an alias")
         if name is not None and name not in names:
             raise errors.NotFound(f"no collection {name!r}")
-        with self._calling(alias):
-            if name is not None:
-                point = self._client.alter_alias if alias in known else self._client.create_alias
+        if name is not None:
+            with self._calling(alias) as client:
+                point = client.alter_alias if alias in known else client.create_alias
                 point(physical(name), physical(alias), **_once(timeout))
-            elif alias in known:
-                self._client.drop_alias(physical(alias), **_once(timeout))
+        elif alias in known:
+            with self._calling(alias) as client:
+                client.drop_alias(physical(alias), **_once(timeout))
 
     def aliases(self, *, timeout: float | None) -> Mapping[str, str]:
-        with self._calling():
-            found = [self._client.describe_alias(a, **_once(timeout)) for a in self._client.list_aliases()["aliases"]]
+        if self._share.lease() is None:
+            return {}
+        with self._calling() as client:
+            found = [client.describe_alias(a, **_once(timeout)) for a in client.list_aliases()["aliases"]]
         return {logical(alias["alias"]): logical(alias["collection_name"]) for alias in found}
 
     # --- writes ---
 
     def upsert(self, name: str, batch: Batch, *, timeout: float | None) -> None:
-        spec = self.describe(name, timeout=timeout)
-        for column in batch.vectors:
-            vector_of(spec, name, column)
-        if len(batch):
-            with self._calling(name):
-                self._client.upsert(physical(name), rows(batch, spec), **_once(timeout))
+        with self._calling(name) as client:  # from the Spec on, as an alias may be switched
+            spec = self.describe(name, timeout=timeout)
+            for column in batch.vectors:
+                vector_of(spec, name, column)
+            if len(batch):
+                client.upsert(physical(name), rows(batch, spec), **_once(timeout))
 
     def delete(self, name: str, ids: Sequence[str], *, timeout: float | None) -> None:
         self.describe(name, timeout=timeout)  # an empty list must not hide that there is no collection
         if ids:
-            with self._calling(name):
-                self._client.delete(physical(name), filter=ids_in(ids), **_once(timeout))
+            with self._calling(name) as client:
+                client.delete(physical(name), filter=ids_in(ids), **_once(timeout))
 
     def delete_where(self, name: str, where: Filter, *, timeout: float | None) -> None:
-        self._loaded(name, "delete", timeout, filter=to_expression(where))
+        with self._calling(name):
+            matching = to_expression(current(where, self.describe(name, timeout=timeout)))
+            self._loaded(name, "delete", timeout, filter=matching)
 
     def flush(self, name: str, *, timeout: float | None) -> None:
         self.describe(name, timeout=timeout)  # Lite flushes what does not exist
-        with self._calling(name):
-            self._client.flush(physical(name), **_once(timeout))
+        with self._calling(name) as client:
+            client.flush(physical(name), **_once(timeout))
 
     # --- reads ---
 
     def fetch(self, name: str, ids: Sequence[str], *, want: Want, timeout: float | None) -> Batch:
-        spec = self.describe(name, timeout=timeout)
-        vectors = wanted(spec, name, want)
-        read = []
-        if ids:
-            asked = columns(spec, vectors, want)
-            read = self._loaded(name, "query", timeout, filter=ids_in(ids), output_fields=asked)
+        with self._calling(name):
+            spec = self.describe(name, timeout=timeout)
+            vectors = wanted(spec, name, want)
+            read = []
+            if ids:
+                asked = columns(spec, vectors, want)
+                read = self._loaded(name, "query", timeout, filter=ids_in(ids), output_fields=asked)
         return to_batch([row(cells["id"], cells, spec, vectors) for cells in read], vectors, want)
 
     def search(self, name: str, request: Search, *, timeout: float | None) -> Sequence[Sequence[Hit]]:
-        spec, want = self.describe(name, timeout=timeout), request.want
-        vector, vectors = vector_of(spec, name, request.using), wanted(spec, name, want)
-        answers = self._loaded(
-            name,
-            "search",
-            timeout,
-            data=request.queries.tolist(),
-            anns_field=request.using,
-            search_params={"metric_type": _METRICS[vector.metric]},
-            filter=f"{present(spec, vector)} == true and {to_expression(request.where)}",
-            limit=request.k,
-            output_fields=columns(spec, vectors, want),
-        )
+        with self._calling(name):
+            spec = self.describe(name, timeout=timeout)
+            vector, vectors = vector_of(spec, name, request.using), wanted(spec, name, request.want)
+            matching = to_expression(current(request.where, spec))
+            answers = self._loaded(
+                name,
+                "search",
+                timeout,
+                data=request.queries.tolist(),
+                anns_field=request.using,
+                search_params={"metric_type": _METRICS[vector.metric]},
+                filter=f"{present(spec, vector)} == true and {matching}",
+                limit=request.k,
+                output_fields=columns(spec, vectors, request.want),
+            )
         sign = -1.0 if vector.metric is Metric.L2 else 1.0  # a squared distance, or a similarity by that name
         return [
-            [to_hit(row(hit["id"], hit["entity"], spec, vectors), sign * hit["distance"], want) for hit in answer]
+            [to_hit(row(hit["id"], hit["entity"], spec, vectors), sign * hit["distance"]) for hit in answer]
             for answer in answers
         ]
 
     def scan(self, name: str, request: Scan, *, timeout: float | None) -> Page:
-        spec = self.describe(name, timeout=timeout)
-        vectors = wanted(spec, name, request.want)
         tests = [] if request.after is None else [after(request.after)]
-        read = self._loaded(
-            name,
-            "query",
-            timeout,
-            filter=" and ".join([*tests, to_expression(request.where)]),
-            limit=request.size,
-            output_fields=columns(spec, vectors, request.want),
-            iterator="True",  # in the order of ids
-        )
+        with self._calling(name):
+            spec = self.describe(name, timeout=timeout)
+            vectors = wanted(spec, name, request.want)
+            read = self._loaded(
+                name,
+                "query",
+                timeout,
+                filter=" and ".join([*tests, to_expression(current(request.where, spec))]),
+                limit=request.size,
+                output_fields=columns(spec, vectors, request.want),
+                iterator="True",  # in the order of ids
+            )
         batch = to_batch([row(cells["id"], cells, spec, vectors) for cells in read], vectors, request.want)
         return Page(batch, batch.ids[-1] if len(batch) == request.size else None)
 
     def count(self, name: str, where: Filter | None, *, timeout: float | None) -> int:
-        matching = "" if where is None else to_expression(where)  # without a filter Lite reads no rows
-        answer = self._loaded(name, "query", timeout, filter=matching, output_fields=["count(*)"])
+        matching = ""  # without a filter Lite reads no rows
+        with self._calling(name):
+            if where is not None:
+                matching = to_expression(current(where, self.describe(name, timeout=timeout)))
+            answer = self._loaded(name, "query", timeout, filter=matching, output_fields=["count(*)"])
         return int(answer[0]["count(*)"])
 
     def close(self) -> None:
@@ -277,22 +288,23 @@ class Milvus:
     # --- helpers ---
 
     @contextmanager
-    def _calling(self, name: str = "") -> Iterator[None]:
-        if not self._release.alive:
-            raise errors.StoreError("this Milvus connector is closed")
-        with self._lock, quiet(), translated(name):
-            yield
+    def _calling(self, name: str = "", *, make: bool = False) -> Iterator[Any]:
+        lease = self._share.lease(make=make)
+        if lease is None:
+            raise errors.NotFound(f"there is no Milvus Lite directory at {self._share.path} yet")
+        with lease.lock, quiet(), translated(name):
+            yield lease.resource.client
 
     def _loaded(self, name: str, verb: str, timeout: float | None, **arguments: Any) -> Any:
         """The answer of a call that needs the collection in memory, which it is not after a restart."""
-        call = getattr(self._client, verb)
-        with self._calling(name):
+        with self._calling(name) as client:
+            call = getattr(client, verb)
             try:
                 return call(physical(name), **arguments, **_once(timeout))
             except MilvusException as error:
                 if error.code != NOT_LOADED:
                     raise
-                self._client.load_collection(physical(name), **_once(timeout))
+                client.load_collection(physical(name), **_once(timeout))
                 return call(physical(name), **arguments, **_once(timeout))
 
 

@@ -172,7 +172,7 @@ class PqConnector:
     def delete_where(self, name: str, where: Filter, *, timeout: float | None) -> None:
         with self._store.writing(Deadline.after(timeout)) as db:
             target = records.resolve(db, name)
-            records.remove(db, target, [row for (row,) in records.select(db, target.id, "row", where)])
+            records.remove(db, target, [row for (row,) in records.select(db, target, "row", where)])
 
     def flush(self, name: str, *, timeout: float | None) -> None:
         """Every write is visible when it returns: this only checks that the collection is there."""
@@ -190,7 +190,7 @@ class PqConnector:
         with self._store.reading(Deadline.after(timeout)) as db:
             target = records.resolve(db, name)
             order = "AND row > ? ORDER BY row LIMIT ?"
-            found = records.select(db, target.id, "row", request.where, order, after, request.size + 1).fetchall()
+            found = records.select(db, target, "row", request.where, order, after, request.size + 1).fetchall()
             rows = [row for (row,) in found[: request.size]]
             batch = self._read(db, target, rows, request.want)
             return Page(batch, str(rows[-1]) if len(found) > len(rows) else None)
@@ -198,7 +198,7 @@ class PqConnector:
     def count(self, name: str, where: Filter | None, *, timeout: float | None) -> int:
         with self._store.reading(Deadline.after(timeout)) as db:
             target = records.resolve(db, name)
-            return int(records.select(db, target.id, "count(*)", where).fetchone()[0])
+            return int(records.select(db, target, "count(*)", where).fetchone()[0])
 
     def search(self, name: str, request: Search, *, timeout: float | None) -> Sequence[Sequence[Hit]]:
         deadline = Deadline.after(timeout)
@@ -231,7 +231,7 @@ class PqConnector:
         if where is None:
             return self._vectors.live(db, vector)
         selected = np.zeros(vector.rows, dtype=bool)
-        found = records.select(db, target.id, f"v{vector.id}", where, f"AND v{vector.id} IS NOT NULL").fetchall()
+        found = records.select(db, target, f"v{vector.id}", where, f"AND v{vector.id} IS NOT NULL").fetchall()
         selected[np.fromiter((position for (position,) in found), dtype=np.int64, count=len(found))] = True
         return selected
 
@@ -294,7 +294,7 @@ def _hits(batch: Batch, rows: Sequence[int]) -> Callable[[int, float], Hit]:
             batch.ids[i],
             score,
             None if batch.payloads is None else batch.payloads[i],
-            vectors if batch.vectors else None,
+            vectors or None,
             None if batch.tokens is None else batch.tokens[i],
         )
 

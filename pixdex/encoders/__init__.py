@@ -72,4 +72,4 @@ def _unknown(reference: str, name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     what = "folder or encoder" if "/" in reference else "encoder"
-    return f"no {what} {reference!r}: {hint}There are {', '.join(names)}"
+    return f"no {what} {reference!r}: {hint}known: {', '.join(names)}"

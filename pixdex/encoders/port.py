@@ -34,7 +34,7 @@ class Features:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Turns pictures into vectors. Thread-safe in ``prepare``; ``encode`` is called from one thread.
+    """Turns pictures into vectors. Safe to call from several threads at once.
 
     Attributes:
         name: short name for people, such as ``classic`` or ``vit-tiny-16-224``.

@@ -35,7 +35,7 @@ def load(reference: str) -> Reranker:
     if name not in entries:
         near = difflib.get_close_matches(name, sorted(entries), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"no reranker {name!r}: {hint}There are {', '.join(sorted(entries))}")
+        raise ConfigError(f"no reranker {name!r}: {hint}known: {', '.join(sorted(entries))}")
     return _resolve(entries[name])(rest)
 
 

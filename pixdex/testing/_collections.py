@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
 from collections.abc import Callable
@@ -363,6 +364,41 @@ class CollectionCases(Cases):
             assert scanned(Collection.open(connector, name)) == ["old"]
         finally:
             connector.alias(alias, None, timeout=60)
+
+    def test_a_stale_handle_never_takes_one_field_for_another(
+        self, connector: AnyConnector, name: str, other: str
+    ) -> None:
+        """An alias moved to a collection of the same encoder with other fields: the old handle is right or refused."""
+        if not connector.capabilities.alias:
+            with pytest.raises(Unsupported):
+                connector.alias("stale", name, timeout=60)
+            return
+        alias = name + "x"
+        year, number = Field(name="year", kind=Kind.INT), Field(name="n", kind=Kind.INT)
+        Collection.create(connector, name, plain(year, number))
+        moved = Collection.create(connector, other, plain(number, year))
+        put(moved, ["a"], payloads=[{"year": 2020, "n": 1}])
+        connector.alias(alias, name, timeout=60)
+        handle = Collection.open(connector, alias)
+        connector.alias(alias, other, timeout=60)
+        try:
+            with contextlib.suppress(FingerprintMismatch):
+                assert handle.count(F.year == 2020) == 1
+            with contextlib.suppress(FingerprintMismatch):
+                handle.delete_where(F.year != 2020)
+            moved.flush()
+            assert moved.count() == 1
+        finally:
+            connector.alias(alias, None, timeout=60)
+
+    def test_fields_of_another_collection_can_be_declared(self, connector: AnyConnector, name: str) -> None:
+        """Columns are the collection's own business: a field brings its name and kind, not its column."""
+        if not connector.capabilities.alter:
+            return
+        collection = Collection.create(connector, name, plain(Field(name="a", kind=Kind.INT)))
+        put(collection, ["x"], payloads=[{"a": 1, "b": 2}])
+        collection.alter(fields=plain(Field(name="b", kind=Kind.INT)).fields)
+        assert (collection.count(F.a == 1), collection.count(F.b == 2), collection.count(F.b == 1)) == (1, 1, 0)
 
     def test_alias_is_removed(self, connector: AnyConnector, name: str, other: str) -> None:
         """Removing an alias leaves the collection; removing one that is not there is no error."""

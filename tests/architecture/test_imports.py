@@ -21,7 +21,7 @@ RULES: dict[str, set[str]] = {
     "filters": {"types", "errors", "_filter_text"},
     "_filter_text": {"filters", "errors"},
     "_records": {"types", "errors"},
-    "collection": {"connectors.port", "policy", "_records", *SPINE},
+    "collection": {"connectors.port", "connectors.address", "policy", "_records", *SPINE},
     "ingest": {"collection", "_records", "encoders.port", *IMAGES, *SPINE},
     "index": {"collection", "ingest", "encoders", "encoders.port", "rerankers", "rerankers.port", "connectors"}
     | {"connectors.port", "policy", "_progress", "_records", *SPINE},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -644,3 +645,48 @@ def test_relative_stores_and_folders(tmp_path, root, toy_plugin, monkeypatch):
     monkeypatch.chdir(root)
     with pixdex.open("pq://../photos.pix") as photos:
         assert photos.add(os.curdir).unchanged == 10
+
+
+# --- two handles, two sources -------------------------------------------------------------------------
+
+
+def test_a_source_name_with_a_slash_is_refused(photos, tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a" / "x.png")
+    with pytest.raises(ConfigError, match="a name without '/'"):
+        photos.add(tmp_path / "a", source="a/b", progress=False)
+
+
+def test_two_handles_do_not_take_one_source_name_for_two_folders(tmp_path, toy):
+    for folder in ("one", "two"):
+        (tmp_path / folder / "pics").mkdir(parents=True)
+        Image.new("RGB", (8, 8), (folder == "one" and "red") or "blue").save(tmp_path / folder / "pics" / "x.png")
+    (tmp_path / "first").mkdir()
+    Image.new("RGB", (8, 8), "green").save(tmp_path / "first" / "x.png")
+    url = f"pq://{tmp_path / 'store.pix'}"
+    with pixdex.open(url, encoder=toy) as early:
+        early.add(tmp_path / "first", progress=False)
+        with pixdex.open(url, encoder=toy) as other:
+            other.add(tmp_path / "one" / "pics", progress=False)
+        with pytest.raises(ConfigError, match="another name with source="):
+            early.add(tmp_path / "two" / "pics", progress=False)
+        assert early.count() == 2
+
+
+def test_tokens_of_another_kind_are_refused_when_opened(tmp_path):
+    url = f"pq://{tmp_path / 'store.pix'}"
+    with pixdex.open(url, encoder=toys.ToyEncoder(), tokens=True) as index:
+        index.add(np.zeros((8, 8, 3), np.uint8), progress=False)
+    without = toys.ToyEncoder(with_tokens=False)
+    with pytest.raises(FingerprintMismatch, match="keeps tokens, which this encoder does not make"):
+        pixdex.open(url, encoder=without)
+    fewer = toys.ToyEncoder()
+    fewer.token_spec = replace(fewer.token_spec, count=5)
+    with pytest.raises(FingerprintMismatch, match="16 x 3 int8, this encoder makes 5 x 3 int8"):
+        pixdex.open(url, encoder=fewer)
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, Path("x" * 5000)])
+def test_a_path_that_no_system_takes_does_not_exist(photos, path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        photos.add(path, progress=False)

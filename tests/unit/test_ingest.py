@@ -602,3 +602,60 @@ def test_a_field_that_cannot_be_kept_is_refused_before_anything_is_made(made, to
         photos.add(root, fields={"year": 2020.5})
     with pytest.raises(InvalidRecord, match="payload 'x' is object, which is not JSON"):
         photos.add(root, fields={"x": object()})
+
+
+# --- one picture stops nothing ------------------------------------------------------------------------
+
+
+class _Fragile(toys.ToyEncoder):
+    """Breaks on white, and makes no vector of black."""
+
+    def prepare(self, pixels):
+        if pixels.min() == 255:
+            raise RuntimeError("white")
+        return super().prepare(pixels)
+
+    def encode(self, prepared, *, tokens=False):
+        features = super().encode(prepared, tokens=tokens)
+        for row, cells in zip(features.vectors, prepared, strict=True):
+            if np.max(cells) == 0:
+                row[:] = np.nan
+        return features
+
+
+def test_what_an_encoder_cannot_do_is_set_aside(made):
+    photos = made(encoder=_Fragile())
+    shades = [np.full((8, 8, 3), value, np.uint8) for value in (0, 60, 120, 255)]
+    report = photos.add(shades, ids=["black", "dark", "grey", "white"], progress=False)
+    assert report.added == photos.count() == 2
+    assert {row.path: row.reason for row in report.quarantined} == {
+        "black": "encoder 'toy' makes no usable vector of it",
+        "white": "encoder 'toy' cannot prepare it: RuntimeError('white')",
+    }
+
+
+def test_a_path_whose_escapes_are_longer_than_a_field_is_left_out(photos, tmp_path):
+    folder = tmp_path.joinpath(*[os.fsdecode(b"\xff" * 200)] * 12)
+    folder.mkdir(parents=True)
+    Image.new("RGB", (8, 8), "red").save(folder / "a.png")
+    assert photos.add(tmp_path, progress=False).added == 1
+    (page,) = photos.collection.scan()
+    assert "path" not in page.batch.payloads[0]
+
+
+def test_thousands_of_copies_cost_a_page_each_time(made, monkeypatch):
+    photos = made()
+    same = np.full((8, 8, 3), 90, np.uint8)
+    photos.add([same] * 400, ids=[f"a{i}" for i in range(400)], progress=False)
+    read: list[int] = []
+    scan = photos.collection.connector.scan
+
+    def counted(name, request, *, timeout):
+        page = scan(name, request, timeout=timeout)
+        read.append(len(page.batch))
+        return page
+
+    monkeypatch.setattr(photos.collection.connector, "scan", counted)
+    report = photos.add([same] * 256, ids=[f"b{i}" for i in range(256)], progress=False)
+    assert report.reused == 256
+    assert sum(read) <= 2 * 128, "not all of the copies that are there"

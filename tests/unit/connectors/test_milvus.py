@@ -31,7 +31,6 @@ from pixdex.filters import F
 from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Scan, Search, Source, Spec, TokenSpec, Vector, Want
 
 PRINT = Fingerprint(encoder="e", digest="3fa9c1d2")
-IMAGE, WORDS = "image_3fa9c1d2", "words_3fa9c1d2"
 SPEC = Spec(
     vectors=(
         Vector(dim=2, metric=Metric.L2, fingerprint=PRINT),
@@ -46,6 +45,7 @@ SPEC = Spec(
     ),
     tokens=TokenSpec(count=3, dim=32_000, fingerprint=PRINT),
 )
+IMAGE, WORDS = (vector.column for vector in SPEC.vectors)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ["", "\x00", "'", '"', "\\", "a\\", "\n", "\r\n", "\t", "null", '" or id != "', "e\u0301", "é", "😀", "%", "\u2028"]
 )
@@ -155,11 +155,88 @@ def test_a_missing_client_names_the_extra() -> None:
 
 
 def test_a_collection_of_another_tool(store: milvus.Milvus) -> None:
-    store._client.create_collection("theirs", dimension=2)
+    with store._calling() as client:
+        client.create_collection("theirs", dimension=2)
     assert "theirs" in store.names(timeout=None)
     with pytest.raises(errors.StoreFormat, match="not made by pixdex"):
         store.describe("theirs", timeout=None)
     store.drop("theirs", timeout=None)
+
+
+def test_reading_makes_nothing(tmp_path: Path) -> None:
+    store, name = connect(f"milvus+lite://{tmp_path}/typo")
+    where = filters.bind(F.text == "x", SPEC)
+    search = Search(queries=np.ones((1, 2), np.float32), k=1, using=IMAGE)
+    for call in (
+        lambda: store.describe(name, timeout=None),
+        lambda: store.count(name, None, timeout=None),
+        lambda: store.scan(name, Scan(size=1), timeout=None),
+        lambda: store.search(name, search, timeout=None),
+        lambda: store.fetch(name, ["a"], want=Want(), timeout=None),
+        lambda: store.delete(name, ["a"], timeout=None),
+        lambda: store.delete_where(name, where, timeout=None),
+        lambda: store.upsert(name, Batch(("a",), {}, ({},)), timeout=None),
+        lambda: store.alter(name, SPEC, timeout=None),
+        lambda: store.flush(name, timeout=None),
+        lambda: store.alias("live", name, timeout=None),
+    ):
+        with pytest.raises(errors.NotFound):
+            call()
+    store.drop(name, timeout=None)
+    store.alias("live", None, timeout=None)
+    assert list(store.names(timeout=None)) == []
+    assert store.aliases(timeout=None) == {}
+    assert list(tmp_path.iterdir()) == []
+    store.close()
+    with pytest.raises(errors.StoreError, match="closed"):
+        store.names(timeout=None)
+
+
+def test_a_store_is_seen_once_it_is_made(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()  # as good as none
+    (early, name), (maker, _) = (connect(f"milvus+lite://{tmp_path}/store") for _ in range(2))
+    assert list((tmp_path / "store").iterdir()) == []
+    maker.create(name, SPEC, timeout=None)
+    assert list(early.names(timeout=None)) == [name]
+    maker.close()
+    assert early.count(name, None, timeout=None) == 0
+    early.close()
+
+
+# --- handles that went stale ---
+
+
+def moved(*fields: Field) -> Spec:
+    return Spec(vectors=SPEC.vectors, fields=fields)
+
+
+def test_a_filter_of_another_collection_is_refused(store: milvus.Milvus) -> None:
+    old = moved(Field(name="year", kind=Kind.INT), Field(name="n", kind=Kind.INT))
+    new = moved(Field(name="n", kind=Kind.INT), Field(name="year", kind=Kind.INT))
+    for name, spec in (("old", old), ("new", new)):
+        store.drop(name, timeout=None)
+        store.create(name, spec, timeout=None)
+    store.upsert("new", Batch(("a",), {}, ({"_rev": 1, "n": 7, "year": 2020},)), timeout=None)
+    where = filters.bind(F.year == 7, old)
+    queries = np.ones((1, 2), np.float32)
+    store.alias("live", "new", timeout=None)
+    for call in (
+        lambda: store.count("live", where, timeout=None),
+        lambda: store.scan("live", Scan(size=9, where=where), timeout=None),
+        lambda: store.search("live", Search(queries=queries, k=1, using=IMAGE, where=where), timeout=None),
+        lambda: store.delete_where("live", where, timeout=None),
+    ):
+        with pytest.raises(errors.FingerprintMismatch, match="year"):
+            call()
+    assert store.count("live", filters.bind(F.year == 2020, new), timeout=None) == 1
+    for name in ("old", "new"):
+        store.drop(name, timeout=None)
+
+
+def test_a_value_of_the_wrong_kind_leaves_the_batch_unwritten(store: milvus.Milvus) -> None:
+    with pytest.raises(errors.InvalidRecord, match="'text'"):
+        put(store, a={"text": "fine"}, b={"text": 1})
+    assert store.count("main", None, timeout=None) == 0
 
 
 # --- names ---
@@ -252,6 +329,8 @@ def test_a_vector_that_is_absent_is_never_found(store: milvus.Milvus) -> None:
     hit = store.search("main", Search(queries=request.queries, k=9, using=IMAGE, want=request.want), timeout=None)[0][0]
     assert hit.vectors is not None
     assert list(hit.vectors) == [IMAGE]
+    lacking = Search(queries=request.queries, k=9, using=IMAGE, want=Want(vectors=(WORDS,)))
+    assert store.search("main", lacking, timeout=None)[0][0].vectors is None
     assert hit.score == pytest.approx(-2.0)
 
 
@@ -298,6 +377,14 @@ def test_user_names_stay_outside() -> None:
 def test_constants() -> None:
     assert to_expression(filters.TRUE) == '(id != "")'
     assert to_expression(filters.FALSE) == '(id == "")'
+
+
+@pytest.mark.parametrize("node", [filters.Or, filters.And])
+def test_a_filter_may_be_wide(store: milvus.Milvus, node: type[filters.Filter]) -> None:
+    put(store, a={"n": 7}, b={"n": 9999}, c={})
+    wide = node(tuple(F.n == i for i in range(2000)))
+    assert found(store, wide) == ({"a"} if node is filters.Or else set())
+    assert found(store, ~wide) == ({"b", "c"} if node is filters.Or else {"a", "b", "c"})
 
 
 def test_nesting_is_limited_before_the_store(store: milvus.Milvus) -> None:
@@ -367,24 +454,45 @@ def test_nothing_is_printed(tmp_path: Path) -> None:
         "store, name = connect(sys.argv[1])\n"
         "spec = Spec(vectors=(Vector(dim=2, fingerprint=Fingerprint(encoder='e', digest='3fa9c1d2')),))\n"
         "store.create(name, spec, timeout=9)\n"
-        "for verb in (lambda: store.create(name, spec, timeout=9), lambda: store.count('x', None, timeout=9)):\n"
+        "verbs = [lambda: store.create(name, spec, timeout=9), lambda: store.count('x', None, timeout=9)]\n"
+        "verbs += [lambda: store.create('a/b', spec, timeout=9)]  # the server of Milvus Lite logs this one\n"
+        "for verb in verbs:\n"
         "    try: verb()\n"
         "    except PixdexError as error: print(type(error).__name__)\n"
         "store.drop(name, timeout=9)\n"
     )
     url = f"milvus+lite://{tmp_path}/store"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code, url], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["AlreadyExists", "NotFound"]
+    assert done.stdout.split() == ["AlreadyExists", "NotFound", "StoreError"]
     assert done.stderr == ""
 
 
-def test_the_client_logs_nothing_of_our_errors(store: milvus.Milvus, caplog: pytest.LogCaptureFixture) -> None:
-    logger = logging.getLogger("pymilvus.decorators")
-    with caplog.at_level(logging.DEBUG), pytest.raises(errors.NotFound):
-        store.describe("nothing", timeout=None)
-    assert [record.name for record in caplog.records if record.name.startswith("pymilvus")] == []
-    assert logger.filters
-    assert all(known.filter(logging.makeLogRecord({})) for known in logger.filters if isinstance(known, logging.Filter))
+def test_nothing_is_printed_when_it_closes(tmp_path: Path) -> None:
+    code = (
+        "import sys, grpc\n"
+        "from pixdex.connectors import connect\n"
+        "from pixdex.types import Fingerprint, Spec, Vector\n"
+        "spec = Spec(vectors=(Vector(dim=2, fingerprint=Fingerprint(encoder='e', digest='3fa9c1d2')),))\n"
+        "for i in range(20):\n"
+        "    store, name = connect(f'{sys.argv[1]}{i}')\n"
+        "    store.create(name, spec, timeout=9)\n"
+        "    store.close()\n"
+    )
+    url = f"milvus+lite://{tmp_path}/store"
+    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["pymilvus.decorators", "milvus_lite.adapter.grpc.servicer"])
+def test_nothing_is_logged_of_our_errors(store: milvus.Milvus, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    with caplog.at_level(logging.DEBUG):
+        with pytest.raises(errors.NotFound):
+            store.describe("nothing", timeout=None)
+        with pytest.raises(errors.StoreError):
+            store.create("a/b", SPEC, timeout=None)
+    assert [record for record in caplog.records if record.name == name] == []
+    logging.getLogger(name).warning("of another")
+    assert [record.message for record in caplog.records if record.name == name] == ["of another"]
 
 
 def test_no_thread_is_left(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ import numpy as np
 import pytest
 
 from pixdex.connectors import _pq_records, connect
+from pixdex.connectors._pq_lock import WriterLock
+from pixdex.connectors._pq_store import Deadline
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.connectors.pq import PqConnector, PqOptions
 from pixdex.errors import (
@@ -29,6 +31,7 @@ from pixdex.errors import (
     AlreadyExists,
     ConfigError,
     FingerprintMismatch,
+    InvalidRecord,
     NotFound,
     PixdexError,
     StoreError,
@@ -212,7 +215,7 @@ def test_long_lists_are_exact(store: PqConnector, size: int) -> None:
 
 def test_deep_and_wide_trees_are_answered(store: PqConnector) -> None:
     store.upsert("x", make_batch([f"r{i}" for i in range(20)]), timeout=None)
-    leaves = [F.int == i for i in range(250)]
+    leaves = [F.int == i for i in range(190)]
     nested = reduce(
         lambda left, leaf: (left | leaf[0]) & leaf[1], zip(leaves[::2], leaves[1::2], strict=True), F.bool.is_in([True])
     )
@@ -224,6 +227,39 @@ def test_deep_and_wide_trees_are_answered(store: PqConnector) -> None:
         bound = bind(where, SPEC)
         payloads = make_batch([f"r{i}" for i in range(20)]).payloads or ()
         assert found(store, bound) == [f"r{i}" for i, p in enumerate(payloads) if matches(bound, f"r{i}", p)]
+
+
+def test_thousands_of_leaves_are_answered_or_refused_by_name(store: PqConnector) -> None:
+    store.upsert("x", Batch(("a", "b"), {}, ({"_rev": 1, "int": 7, "texts": ["w1"]}, {"_rev": 1})), timeout=None)
+    numbers = range(70_000)
+    for where, expected in [
+        (Or(tuple(F.int == i for i in range(260_000))), ["a"]),
+        (And(tuple(F.int != i for i in numbers)), ["b"]),
+        (Not(Or(tuple(F.int == i for i in numbers))), ["b"]),
+        (And((F.int.exists(), Or((F.bool == True, *(F.int == i for i in numbers))))), ["a"]),  # noqa: E712
+        (Or(tuple(F.texts.contains(f"w{i}") for i in numbers)), ["a"]),
+        (Or(tuple(F.ids([f"r{i}", "b"]) for i in range(40_000))), ["b"]),
+        (Or(tuple(F.float.between(i, i + 0.5) for i in range(3_000))), []),
+        (Or(tuple((F.bool == False) | F.int.is_in(range(i, i + 400)) & (F["_rev"] == 1) for i in range(100))), ["a"]),  # noqa: E712
+    ]:
+        assert found(store, bind(where, SPEC)) == expected, str(where)[:60]
+    where = bind(Or(tuple(F.float.between(i, i + 0.5) for i in range(20_000))), SPEC)
+    with pytest.raises(Unsupported, match="40000 values.*is_in"):
+        store.count("x", where, timeout=None)
+    with pytest.raises(Unsupported):
+        store.delete_where("x", where, timeout=None)
+
+
+def test_a_hit_without_the_wanted_vectors_has_none(store: PqConnector) -> None:
+    batch = make_batch(["a", "b"])
+    absent = {TEXT.column: np.array([False, True])}
+    store.upsert("x", replace(batch, absent=absent), timeout=None)
+    request = Search(
+        queries=batch.vectors[IMAGE.column][:1], k=2, using=IMAGE.column, want=Want(vectors=(TEXT.column,))
+    )
+    first, second = store.search("x", request, timeout=None)[0]
+    assert (first.id, list(first.vectors or {})) == ("a", [TEXT.column])
+    assert (second.id, second.vectors) == ("b", None)
 
 
 @pytest.mark.parametrize("using", [IMAGE, TEXT], ids=["l2", "cosine16"])
@@ -351,7 +387,10 @@ def test_drop_removes_the_files(path: Path, store: PqConnector) -> None:
 
 def test_alter_adds_fields_and_vectors_and_fills_them(store: PqConnector) -> None:
     batch = make_batch([f"r{i}" for i in range(25)])
-    payloads = tuple({**p, "later": i, "words": [f"w{i}"], "when": "?"} for i, p in enumerate(batch.payloads or ()))
+    payloads = tuple(
+        {**p, "later": i, "words": [f"w{i}"], "when": TIMES[1] if i < 2 else None}
+        for i, p in enumerate(batch.payloads or ())
+    )
     store.upsert("x", replace(batch, payloads=payloads), timeout=None)
     more = Vector(name="more", dim=2, metric=Metric.DOT, fingerprint=OTHER)
     fields = (
@@ -365,7 +404,7 @@ def test_alter_adds_fields_and_vectors_and_fills_them(store: PqConnector) -> Non
     assert store.describe("x", timeout=None) == spec
     assert found(store, bind(F.later > 20, spec)) == ["r21", "r22", "r23", "r24"]
     assert found(store, bind(F.words.contains("w3"), spec)) == ["r3"]
-    assert found(store, bind(F.when.exists(), spec)) == []  # unreadable as a time: absent until it is rewritten
+    assert found(store, bind(F.when.exists(), spec)) == ["r0", "r1"]
     request = Search(queries=np.ones((1, 2), dtype=np.float32), k=3, using=more.column)
     assert store.search("x", request, timeout=None) == [[]]
     matrix = np.ones((1, 2), dtype=np.float32)
@@ -373,6 +412,59 @@ def test_alter_adds_fields_and_vectors_and_fills_them(store: PqConnector) -> Non
     assert [(h.id, h.score) for h in store.search("x", request, timeout=None)[0]] == [("new", 2.0)]
     with pytest.raises(Unsupported):
         store.alter("x", SPEC, timeout=None)
+
+
+def test_an_alter_that_cannot_fill_changes_nothing(path: Path, store: PqConnector) -> None:
+    batch = make_batch([f"r{i}" for i in range(1500)])  # more than a page, the wrong one in the second
+    payloads = tuple({"_rev": 1, "later": i, "words": [f"w{i}"]} for i in range(1499))
+    store.upsert("x", replace(batch, payloads=(*payloads, {"_rev": 1, "later": "?"})), timeout=None)
+    fields = (
+        *SPEC.fields,
+        Field(name="later", kind=Kind.INT),
+        Field(name="words", kind=Kind.TEXT, many=True),
+    )
+    db = sqlite3.connect(path / "pixdex.sqlite")
+    before = list(db.iterdump())
+    with pytest.raises(InvalidRecord, match=r"record 'r1499': field 'later'.* no field was added"):
+        store.alter("x", replace(SPEC, fields=fields), timeout=None)
+    assert store.describe("x", timeout=None) == SPEC
+    assert list(db.iterdump()) == before
+    db.close()
+
+
+def test_a_value_of_the_wrong_kind_leaves_nothing_written(path: Path, store: PqConnector) -> None:
+    """A stale writer does not know what was declared after it was opened."""
+    first = make_batch(["a"])
+    store.upsert("x", first, timeout=None)
+    batch = make_batch(["a", "b"], seed=3)
+    payloads = batch.payloads or ()
+    for wrong in ({"int": "?"}, {"ints": [1, "?"]}, {"ints": 1}, {"time": "?"}, {"geo": 5}):
+        with pytest.raises(InvalidRecord, match="open the collection again"):
+            store.upsert("x", replace(batch, payloads=(payloads[0], {**payloads[1], **wrong})), timeout=None)
+    assert found(store, None) == ["a"]
+    store.upsert("x", make_batch(["c"], seed=4), timeout=None)
+    assert segment_of(path).stat().st_size == 64 + 2 * 32  # the rows that were refused are written over
+    back = store.fetch("x", ["a", "c"], want=ALL, timeout=None)
+    expected = [first.vectors[IMAGE.column][0], make_batch(["c"], seed=4).vectors[IMAGE.column][0]]
+    np.testing.assert_array_equal(back.vectors[IMAGE.column], expected)
+    assert (back.payloads or ())[0] == (first.payloads or ())[0]
+
+
+def test_a_filter_of_a_stale_handle_is_refused(store: PqConnector) -> None:
+    store.upsert("x", make_batch(["a", "b"]), timeout=None)
+    other = Spec(vectors=SPEC.vectors, fields=(Field(name="album", kind=Kind.TEXT), *FIELDS[1:]))
+    for where in (F.album == "sea", ~(F.album == "sea"), F.album.exists() | F.ids(["a"])):  # its column is "text" here
+        stale = bind(where, other)
+        request = Search(queries=np.ones((1, 8), dtype=np.float32), k=1, using=IMAGE.column, where=stale)
+        for use in (
+            lambda r=request: store.search("x", r, timeout=None),
+            lambda w=stale: store.scan("x", Scan(size=5, where=w), timeout=None),
+            lambda w=stale: store.count("x", w, timeout=None),
+            lambda w=stale: store.delete_where("x", w, timeout=None),
+        ):
+            with pytest.raises(FingerprintMismatch, match="album"):
+                use()
+    assert store.count("x", None, timeout=None) == 2
 
 
 def test_a_vector_of_another_encoder_is_refused(store: PqConnector) -> None:
@@ -474,6 +566,7 @@ def test_one_process_writes_and_many_read(path: Path, store: PqConnector) -> Non
     assert output(process) == "1"
     assert f"pid {os.getpid()} on " in output(process)
     store.close()
+    store = PqConnector(path)
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
@@ -485,6 +578,7 @@ def test_one_process_writes_and_many_read(path: Path, store: PqConnector) -> Non
     process.communicate()
     store.upsert("x", make_batch(["c"]), timeout=None)
     assert sorted(found(store, None)) == ["a", "b", "c"]
+    store.close()
 
 
 def test_handles_of_one_process_share_the_lock(path: Path, store: PqConnector) -> None:
@@ -520,6 +614,137 @@ def test_time_runs_out_between_steps(store: PqConnector) -> None:
     with pytest.raises(StoreTimeout):
         store.upsert("x", make_batch(["b"]), timeout=0.0)
     assert found(store, None) == ["a"]
+
+
+def test_a_read_that_races_a_drop_says_so(path: Path, store: PqConnector, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.upsert("x", make_batch(["a"]), timeout=None)
+    other, resolve = PqConnector(path), _pq_records.resolve
+
+    def slow(db: sqlite3.Connection, name: str) -> Any:
+        target = resolve(db, name)
+        monkeypatch.setattr(_pq_records, "resolve", resolve)
+        other.drop("x", timeout=None)
+        return target
+
+    request = Search(queries=np.ones((1, 8), dtype=np.float32), k=1, using=IMAGE.column)
+    for read in (
+        lambda: store.search("x", request, timeout=None),
+        lambda: store.fetch("x", ["a"], want=ALL, timeout=None),
+        lambda: store.scan("x", Scan(size=1, want=ALL), timeout=None),
+    ):
+        monkeypatch.setattr(_pq_records, "resolve", slow)
+        with pytest.raises(NotFound, match="dropped"):
+            read()
+        monkeypatch.setattr(_pq_records, "resolve", resolve)
+        store.create("x", SPEC, timeout=None)
+        store.upsert("x", make_batch(["a"]), timeout=None)
+    other.close()
+
+
+# --- closing --------------------------------------------------------------------------------------
+
+
+def test_a_closed_store_is_closed(path: Path, store: PqConnector) -> None:
+    store.upsert("x", make_batch(["a"]), timeout=None)
+    store.close()
+    store.close()
+    request = Search(queries=np.ones((1, 8), dtype=np.float32), k=1, using=IMAGE.column)
+    for use in (
+        lambda: store.create("y", SPEC, timeout=None),
+        lambda: store.describe("x", timeout=None),
+        lambda: store.alter("x", SPEC, timeout=None),
+        lambda: store.drop("x", timeout=None),
+        lambda: store.names(timeout=None),
+        lambda: store.alias("z", "x", timeout=None),
+        lambda: store.aliases(timeout=None),
+        lambda: store.upsert("x", make_batch(["b"]), timeout=None),
+        lambda: store.delete("x", ["a"], timeout=None),
+        lambda: store.delete_where("x", Ids(("a",)), timeout=None),
+        lambda: store.flush("x", timeout=None),
+        lambda: store.fetch("x", ["a"], want=Want(), timeout=None),
+        lambda: store.scan("x", Scan(size=1), timeout=None),
+        lambda: store.count("x", None, timeout=None),
+        lambda: store.search("x", request, timeout=None),
+    ):
+        with pytest.raises(StoreError, match=f"pq://{path} is closed"):
+            use()
+    process = child(
+        """
+        PqConnector(Path(sys.argv[1])).upsert("x", make_batch(["b"]), timeout=0.1)
+        print("written", flush=True)
+        """,
+        path,
+    )
+    assert process.communicate()[0].strip() == "written"  # the lock was given back, and not taken again
+
+
+def test_a_read_that_ends_after_close_leaves_no_connection(store: PqConnector) -> None:
+    with store._store.reading(Deadline(None)) as db:
+        store.close()
+        assert db.execute("SELECT count(*) FROM collections").fetchone() == (1,)
+    assert store._store._idle == []
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        db.execute("SELECT 1")
+
+
+def test_a_writer_that_waited_while_the_store_was_closed_does_not_write(path: Path, store: PqConnector) -> None:
+    other, errors = PqConnector(path), []
+    held = store._store._lock()
+
+    def write() -> None:
+        try:
+            store.upsert("x", make_batch(["late"]), timeout=None)
+        except StoreError as error:
+            errors.append(str(error))
+
+    writer = threading.Thread(target=write)
+    with other._store.writing(Deadline(None)):
+        writer.start()
+        while held.handles < 2 or not writer.is_alive():
+            threading.Event().wait(0.01)
+        threading.Event().wait(0.1)  # by now it waits for its turn
+        store.close()
+    writer.join()
+    assert errors == [f"pq://{path} is closed"]
+    assert other.names(timeout=None) == ["x"]
+    assert held.handles == 1
+    other.close()
+    assert held.file is None
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+def test_the_interpreter_exits_quietly(path: Path, store: PqConnector, daemon: bool) -> None:
+    """A store that nobody closed, busy or not, says nothing when its process ends."""
+    store.upsert("x", make_batch([f"r{i}" for i in range(500)]), timeout=None)
+    store.close()
+    process = child(
+        """
+        store = PqConnector(Path(sys.argv[1]))
+        store.upsert("x", make_batch(["b"]), timeout=None)
+        suspended = store._store.reading(Deadline(None))
+        suspended.__enter__()
+        cycle = [PqConnector(Path(sys.argv[1]))]
+        cycle[0].names(timeout=None)
+        cycle.append(cycle)
+        broken = PqConnector(Path(sys.argv[1]))
+        broken._store._idle.append(((0, 0), None))  # whatever may go wrong then
+
+        def read():
+            request = Search(queries=np.ones((1, 8), dtype=np.float32), k=9, using=IMAGE.column, want=ALL)
+            while True:
+                store.search("x", request, timeout=None)
+
+        if sys.argv[2] == "True":
+            for _ in range(4):
+                threading.Thread(target=read, daemon=True).start()
+            threading.Event().wait(0.1)
+        """,
+        path,
+        daemon,
+        stderr=subprocess.PIPE,
+    )
+    said, complaint = process.communicate()
+    assert (process.returncode, said, complaint) == (0, "", "")
 
 
 # --- wounds ---------------------------------------------------------------------------------------
@@ -648,21 +873,68 @@ def test_the_segment_of_another_collection_is_not_taken_for_ours(path: Path, sto
     store.close()
     segment_of(path).write_bytes(segment_of(path, "y").read_bytes())
     with pytest.raises(StoreFormat, match="header"):
-        store.fetch("x", ["a"], want=ALL, timeout=None)
+        PqConnector(path).fetch("x", ["a"], want=ALL, timeout=None)
 
 
-def test_a_store_that_was_made_anew_shows_nothing_old(path: Path, store: PqConnector) -> None:
-    reader = PqConnector(path)
-    want = Want(vectors=(IMAGE.column,))
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_store_that_was_made_anew_shows_nothing_old(path: Path, store: PqConnector, idle: bool) -> None:
+    older, want = PqConnector(path), Want(vectors=(IMAGE.column,))
     store.upsert("x", make_batch(["a", "b"]), timeout=None)
-    assert len(reader.fetch("x", ["a"], want=want, timeout=None)) == 1
+    assert len(older.fetch("x", ["a"], want=want, timeout=None)) == 1
     store.close()
-    reader._store.release()  # as if its connection were busy: the next one sees the new database
+    if not idle:
+        older._store.release()  # as if its connection were busy: the next one sees the new database
     shutil.rmtree(path)
-    store.create("x", SPEC, timeout=None)
-    store.upsert("x", make_batch(["a"], seed=5), timeout=None)
-    batch = reader.fetch("x", ["a"], want=want, timeout=None)
+    newer = PqConnector(path)
+    newer.create("x", SPEC, timeout=None)
+    newer.upsert("x", make_batch(["a"], seed=5), timeout=None)
+    batch = older.fetch("x", ["a", "b"], want=want, timeout=None)
     np.testing.assert_array_equal(batch.vectors[IMAGE.column], make_batch(["a"], seed=5).vectors[IMAGE.column])
+    assert not idle or len(older._vectors._segments) == 1  # the old mapping is let go
+    older.close()
+    newer.close()
+
+
+def test_what_is_written_to_a_store_that_was_made_anew_is_there(path: Path, store: PqConnector) -> None:
+    store.upsert("x", make_batch(["a"]), timeout=None)
+    shutil.rmtree(path)
+    newer = PqConnector(path)
+    newer.create("x", SPEC, timeout=None)
+    store.upsert("x", make_batch(["b"]), timeout=None)
+    newer.upsert("x", make_batch(["c"]), timeout=None)
+    for handle in (store, newer, PqConnector(path)):
+        assert sorted(found(handle, None)) == ["b", "c"]
+        handle.close()
+
+
+def test_a_connection_that_was_busy_while_the_store_was_made_anew_is_not_used_again(
+    path: Path, store: PqConnector
+) -> None:
+    store.upsert("x", make_batch(["a"]), timeout=None)
+    with store._store.reading(Deadline(None)):
+        shutil.rmtree(path)
+        newer = PqConnector(path)
+        newer.create("x", SPEC, timeout=None)
+        assert found(store, None) == []
+    assert found(store, None) == []
+    newer.close()
+
+
+def test_a_store_that_is_removed_while_a_writer_waits_is_not_written(
+    path: Path, store: PqConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the lock the directory goes."""
+    taken = WriterLock.take
+
+    def take(lock: WriterLock, wait: float) -> bool:
+        shutil.rmtree(path)
+        path.mkdir()
+        return taken(lock, wait)
+
+    store.upsert("x", make_batch(["a"]), timeout=None)
+    monkeypatch.setattr(WriterLock, "take", take)
+    with pytest.raises(NotFound):
+        store.upsert("x", make_batch(["b"]), timeout=None)
 
 
 def test_the_files_of_a_drop_that_crashed_are_swept(path: Path, store: PqConnector) -> None:
@@ -670,8 +942,10 @@ def test_the_files_of_a_drop_that_crashed_are_swept(path: Path, store: PqConnect
     store.close()
     orphan = path / "segments" / "77.seg"
     orphan.write_bytes(b"left over")
-    store.upsert("x", make_batch(["b"]), timeout=None)
+    again = PqConnector(path)
+    again.upsert("x", make_batch(["b"]), timeout=None)
     assert not orphan.exists()
+    again.close()
 
 
 # --- not a store ----------------------------------------------------------------------------------

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import gc
+import itertools
 import json
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,12 +26,12 @@ from qdrant_client import QdrantClient, models
 from pixdex import errors, filters
 from pixdex.connectors import connect, qdrant
 from pixdex.connectors._qdrant_errors import translated
-from pixdex.connectors._qdrant_filters import point_id, to_filter
+from pixdex.connectors._qdrant_filters import MAX_DEPTH, point_id, to_filter
+from pixdex.connectors._shared import Shared
 from pixdex.filters import F
 from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Scan, Search, Spec, Vector, Want
 
 PRINT = Fingerprint(encoder="e", digest="3fa9c1d2")
-IMAGE = "image_3fa9c1d2"
 SPEC = Spec(
     vectors=(Vector(dim=2, metric=Metric.L2, fingerprint=PRINT),),
     fields=(
@@ -37,6 +41,8 @@ SPEC = Spec(
         Field(name="spots", kind=Kind.GEO, many=True),
     ),
 )
+
+IMAGE = SPEC.vectors[0].column
 
 
 @pytest.fixture
@@ -144,6 +150,132 @@ def test_a_missing_client_names_the_extra() -> None:
     assert done.stdout.strip() == 'MissingDependency qdrant-client is not installed: pip install "pixdex[qdrant]"'
 
 
+def test_reading_makes_nothing(tmp_path: Path) -> None:
+    store, name = connect(f"qdrant+local://{tmp_path}/typo")
+    where = filters.bind(F.text == "x", SPEC)
+    search = Search(queries=np.ones((1, 2), np.float32), k=1, using=IMAGE)
+    for call in (
+        lambda: store.describe(name, timeout=None),
+        lambda: store.count(name, None, timeout=None),
+        lambda: store.scan(name, Scan(size=1), timeout=None),
+        lambda: store.search(name, search, timeout=None),
+        lambda: store.fetch(name, ["a"], want=Want(), timeout=None),
+        lambda: store.delete(name, ["a"], timeout=None),
+        lambda: store.delete_where(name, where, timeout=None),
+        lambda: store.upsert(name, Batch(("a",), {}, ({},)), timeout=None),
+        lambda: store.alter(name, SPEC, timeout=None),
+        lambda: store.flush(name, timeout=None),
+        lambda: store.alias("live", name, timeout=None),
+    ):
+        with pytest.raises(errors.NotFound):
+            call()
+    store.drop(name, timeout=None)
+    store.alias("live", None, timeout=None)
+    assert list(store.names(timeout=None)) == []
+    assert store.aliases(timeout=None) == {}
+    assert list(tmp_path.iterdir()) == []
+    store.close()
+    with pytest.raises(errors.StoreError, match="closed"):
+        store.names(timeout=None)
+
+
+def test_a_store_is_seen_once_it_is_made(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()  # as good as none
+    (early, name), (maker, _) = (connect(f"qdrant+local://{tmp_path}/store") for _ in range(2))
+    assert list((tmp_path / "store").iterdir()) == []
+    maker.create(name, SPEC, timeout=None)
+    assert list(early.names(timeout=None)) == [name]
+    maker.close()
+    assert early.count(name, None, timeout=None) == 0
+    early.close()
+
+
+# --- sharing ---
+
+
+class Forgotten:
+    """What a garbage collection finalizes: it takes part in a cycle."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+@pytest.mark.timeout(20)  # a deadlock is a failure
+def test_a_connector_may_be_finalized_while_another_opens(tmp_path: Path) -> None:
+    closed: list[str] = []
+
+    def opener(path: str) -> str:
+        gc.collect()
+        return path
+
+    shared = Shared(opener, closed.append)
+    forgotten = Forgotten()
+    weakref.finalize(forgotten, shared.lease("/a").release)
+    del forgotten
+    shared.lease("/b").release()
+    assert closed == ["/a", "/b"]
+
+
+class Disturbed(dict[str, Any]):
+    """Runs ``between`` once, behind a look-up: where a garbage collection may."""
+
+    between: Callable[[], None] = staticmethod(lambda: None)
+
+    def get(self, *key: Any) -> Any:
+        entry = super().get(*key)
+        between, self.between = self.between, lambda: None
+        between()
+        return entry
+
+
+@pytest.mark.timeout(20)
+def test_a_store_whose_last_user_goes_meanwhile_is_opened_again() -> None:
+    opened = itertools.count()
+    closed: list[int] = []
+    shared: Shared[int] = Shared(lambda _path: next(opened), closed.append)
+    shared._entries = entries = Disturbed()
+    first = shared.lease("/a")
+    entries.between = first.release
+    second = shared.lease("/a")
+    assert (first.resource, second.resource, closed) == (0, 1, [0])
+    second.release()
+    assert closed == [0, 1]
+
+
+# --- handles that went stale ---
+
+
+def moved(*fields: Field) -> Spec:
+    return Spec(vectors=SPEC.vectors, fields=fields)
+
+
+def test_a_filter_of_another_collection_is_refused(store: qdrant.Qdrant) -> None:
+    old = moved(Field(name="year", kind=Kind.INT), Field(name="n", kind=Kind.INT))
+    new = moved(Field(name="n", kind=Kind.INT), Field(name="year", kind=Kind.INT))
+    for name, spec in (("old", old), ("new", new)):
+        store.drop(name, timeout=None)
+        store.create(name, spec, timeout=None)
+    store.upsert("new", Batch(("a",), {}, ({"_rev": 1, "n": 7, "year": 2020},)), timeout=None)
+    where = filters.bind(F.year == 7, old)
+    queries = np.ones((1, 2), np.float32)
+    store.alias("live", "new", timeout=None)
+    for call in (
+        lambda: store.count("live", where, timeout=None),
+        lambda: store.scan("live", Scan(size=9, where=where), timeout=None),
+        lambda: store.search("live", Search(queries=queries, k=1, using=IMAGE, where=where), timeout=None),
+        lambda: store.delete_where("live", where, timeout=None),
+    ):
+        with pytest.raises(errors.FingerprintMismatch, match="year"):
+            call()
+    assert store.count("live", filters.bind(F.year == 2020, new), timeout=None) == 1
+
+
+def test_a_value_of_the_wrong_kind_leaves_the_batch_unwritten(store: qdrant.Qdrant) -> None:
+    with pytest.raises(errors.InvalidRecord, match="'text'"):
+        put(store, a={"text": "fine"}, b={"text": 1})
+    assert store.count("main", None, timeout=None) == 0
+
+
 # --- what others made ---
 
 
@@ -159,7 +291,8 @@ def test_a_collection_of_another_tool(tmp_path: Path) -> None:
 
 
 def test_a_point_of_another_tool(store: qdrant.Qdrant) -> None:
-    store._client.upsert("main", [models.PointStruct(id=7, vector={IMAGE: [1.0, 2.0]}, payload={})])
+    with store._calling() as client:
+        client.upsert("main", [models.PointStruct(id=7, vector={IMAGE: [1.0, 2.0]}, payload={})])
     with pytest.raises(errors.StoreFormat, match="point 7"):
         store.scan("main", Scan(size=9), timeout=None)
 
@@ -167,7 +300,8 @@ def test_a_point_of_another_tool(store: qdrant.Qdrant) -> None:
 def test_ids_that_share_a_point_are_told_apart(store: qdrant.Qdrant) -> None:
     put(store, a={"_rev": 1})
     payload = {"_id": "b", "payload": {}}
-    store._client.upsert("main", [models.PointStruct(id=point_id("a"), vector={}, payload=payload)])
+    with store._calling() as client:
+        client.upsert("main", [models.PointStruct(id=point_id("a"), vector={}, payload=payload)])
     with pytest.raises(errors.StoreError, match="share point"):
         store.fetch("main", ["a"], want=Want(), timeout=None)
 
@@ -192,7 +326,33 @@ def test_l2_is_squared_and_negative(store: qdrant.Qdrant) -> None:
     assert store.search("main", request, timeout=None)[0][0].score == pytest.approx(-25.0)
 
 
+def test_vectors_that_a_record_lacks_are_none(store: qdrant.Qdrant) -> None:
+    more = Vector(name="words", dim=2, fingerprint=PRINT)
+    store.alter("main", Spec(vectors=(*SPEC.vectors, more), fields=SPEC.fields), timeout=None)
+    put(store, a={"_rev": 1})
+    request = Search(queries=np.ones((1, 2), np.float32), k=1, using=IMAGE, want=Want(vectors=(more.column,)))
+    assert store.search("main", request, timeout=None)[0][0].vectors is None
+
+
 # --- conditions ---
+
+
+@pytest.mark.parametrize("node", [filters.Or, filters.And])
+def test_a_filter_may_be_wide(store: qdrant.Qdrant, node: type[filters.Filter]) -> None:
+    put(store, a={"text": "7"}, b={"text": "9999"}, c={})
+    wide = node(tuple(F.text == f"{i}" for i in range(2000)))
+    assert found(store, wide) == ({"a"} if node is filters.Or else set())
+    assert found(store, ~wide) == ({"b", "c"} if node is filters.Or else {"a", "b", "c"})
+
+
+def test_nesting_is_limited_before_the_store(store: qdrant.Qdrant) -> None:
+    put(store, a={"text": "x"})
+    where: filters.Filter = F.text != "x"
+    for level in range(MAX_DEPTH - 1):
+        where = where | (F.text != "x") if level % 2 else where & (F.text != "x")
+    assert store.count("main", filters.bind(where, SPEC), timeout=None) == 0
+    with pytest.raises(errors.Unsupported, match="flatter"):
+        store.count("main", filters.bind((where & (F.text != "x")) | (F.text != "x"), SPEC), timeout=None)
 
 
 EDGES = ["9999-12-31T23:59:59.999999+00:00", "9999-12-31T23:59:59.999983+00:00", "0001-01-01T00:00:00.000001+00:00"]
