@@ -5,6 +5,9 @@ after each call that it was acknowledged. It is killed with SIGKILL at a random 
 the store too; then the store is opened, every record compared with what was acknowledged, searched, and
 written to. Most kills hit the same store again and again, so that wounds add up; every fifth hits a fresh one.
 
+As often, a child that adds a folder of pictures (``ImageIndex.add``) is killed; what its progress had reported must
+be there whole, and adding again goes on from it.
+
 The call that was under way may have happened or not, but not by half. SIGKILL is not a power cut: what the
 system had not yet brought to the disk is not lost by it, so this does not prove the fsyncs.
 """
@@ -24,11 +27,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+import pixdex
 from benchmarks import Goal, report, table
 from pixdex.collection import Collection
 from pixdex.connectors import connect
 from pixdex.errors import NotFound, PixdexError
+from pixdex.index import ImageIndex
+from pixdex.ingest import content_hash
 from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Spec, Vector, Want
 
 DIM, POOL = 64, 3000
@@ -212,6 +219,68 @@ def measure(kills: int) -> Outcome:
     return outcome
 
 
+PICTURES = 1500
+LONGEST_ADD = 3.0
+"""Seconds that a child adds pictures at most before it is killed."""
+
+
+def add(path: Path, pictures: Path) -> None:
+    """The child that adds pictures: says after each written batch how many are there."""
+    print("ready", flush=True)
+    with pixdex.open(f"pq://{path}") as index:
+        index.add(pictures, progress=lambda so_far: print(so_far.added + so_far.unchanged, flush=True))
+
+
+def draw_pictures(folder: Path) -> list[Path]:
+    """Small noisy pictures, in the order in which ``add`` takes them."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{number:05}.png" for number in range(PICTURES)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def kill_an_add(path: Path, pictures: list[Path], dice: random.Random, outcome: Outcome) -> None:
+    """Add, be killed, be looked at: what progress had reported is there, with its content and its own vector."""
+    command = [sys.executable, "-m", "benchmarks.durability", "--add", str(path), "--pictures", str(pictures[0].parent)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    child.stdout.readline()
+    time.sleep(LONGEST_ADD * dice.random())
+    child.kill()
+    reported = [int(line) for line in child.communicate()[0].split()]
+    acknowledged = pictures[: reported[-1]] if reported else []
+    outcome.acknowledged += len(acknowledged)
+    try:
+        with pixdex.open(f"pq://{path}") as index:
+            for picture in acknowledged:
+                check_picture(index, picture, outcome)
+            index.count()
+    except PixdexError as error:
+        outcome.unreadable += 1
+        outcome.problems.append(f"after an add: {type(error).__name__}: {error}")
+
+
+def check_picture(index: ImageIndex, picture: Path, outcome: Outcome) -> None:
+    """The record of a picture has its content hash, and a vector."""
+    batch = index.get(f"{picture.parent.name}/{picture.name}", want=Want(vectors=("image",)))
+    whole = len(batch) == 1 and batch.present("image")[0]
+    if not whole or (batch.payloads or ())[0]["content"] != content_hash(picture):
+        outcome.lost += 1
+        outcome.problems.append(f"{picture.name} was reported as added and is not there")
+
+
+def measure_adds(kills: int) -> Outcome:
+    """Kill ``kills`` adds; the same store goes on until all pictures are in it, then a fresh one."""
+    outcome, dice = Outcome(), random.Random(time.time_ns())
+    with tempfile.TemporaryDirectory(prefix="pixdex-") as place:
+        pictures = draw_pictures(Path(place, "pictures"))
+        for life in range(kills):
+            kill_an_add(Path(place, f"{life // 4}.pix"), pictures, dice, outcome)
+    return outcome
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.durability", description=__doc__)
@@ -219,27 +288,35 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_KILLS} kills instead of {KILLS}")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--life", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--add", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--pictures", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.write:
         write(options.write, options.life)
         return 0
+    if options.add:
+        add(options.add, options.pictures)
+        return 0
     kills = QUICK_KILLS if options.quick else KILLS
-    outcome = measure(kills)
+    outcome, adds = measure(kills), measure_adds(kills)
     results = {
         "kills": kills,
         "acknowledged": outcome.acknowledged,
         "lost": outcome.lost,
+        "kills_during_add": kills,
+        "acknowledged_pictures": adds.acknowledged,
+        "lost_pictures": adds.lost,
         "torn_calls": outcome.torn,
-        "unreadable_stores": outcome.unreadable,
+        "unreadable_stores": outcome.unreadable + adds.unreadable,
         "reopen_ms_median": round(float(np.median(outcome.reopened or [0.0])) * 1e3, 2),
         "reopen_ms_worst": round(max(outcome.reopened, default=0.0) * 1e3, 2),
     }
     table(("measured", "value"), list(results.items()))
-    for problem in outcome.problems[:20]:
+    for problem in [*outcome.problems, *adds.problems][:20]:
         print(problem)
     goals = {
-        "acknowledged_lost": Goal(outcome.lost, 0, at_most=True),
-        "unreadable_stores": Goal(outcome.unreadable, 0, at_most=True),
+        "acknowledged_lost": Goal(outcome.lost + adds.lost, 0, at_most=True),
+        "unreadable_stores": Goal(outcome.unreadable + adds.unreadable, 0, at_most=True),
         "torn_calls": Goal(outcome.torn, 0, at_most=True),
     }
     return 0 if report("durability", results, goals, as_json=options.json) else 1
