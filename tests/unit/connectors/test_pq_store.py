@@ -670,7 +670,7 @@ def test_a_closed_store_is_closed(path: Path, store: PqConnector) -> None:
             use()
     process = child(
         """
-        PqConnector(Path(sys.argv[1])).upsert("x", make_batch(["b"]), timeout=0.1)
+        PqConnector(Path(sys.argv[1])).upsert("x", make_batch(["b"]), timeout=None)
         print("written", flush=True)
         """,
         path,
