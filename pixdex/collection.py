@@ -194,17 +194,18 @@ class Collection:
                 "create a new one with them and copy the records"
             )
         _check_supported(spec, self.connector)
-        for field in fields:
-            self._check_fillable(field)
+        if fields:
+            self._check_fillable(fields)
         self._run("alter", self.connector.alter, spec)
         self.spec = spec
 
-    def _check_fillable(self, field: Field) -> None:
-        """Every record's payload can fill a new field's column."""
+    def _check_fillable(self, fields: Sequence[Field]) -> None:
+        """Every record's payload can fill the columns of new fields."""
         for page in self._pages(Want(payload=True)):
             for record, payload in zip(page.batch.ids, page.batch.payloads or (), strict=True):
                 try:
-                    _records.coerce(field, payload.get(field.name))
+                    for field in fields:
+                        _records.coerce(field, payload.get(field.name))
                 except InvalidRecord as error:
                     raise InvalidRecord(f"record {record!r}: {error}; no field was added") from None
 
@@ -426,7 +427,7 @@ class Collection:
             return found
         batch = self.fetch([hit.id for hits in found for hit in hits], want=want)
         row_of = {record: row for row, record in enumerate(batch.ids)}
-        return [[_hit(batch, row_of[h.id], h.score) for h in hits if h.id in row_of] for hits in found]
+        return [[batch.hit(row_of[h.id], h.score) for h in hits if h.id in row_of] for hits in found]
 
     def scan(
         self,
@@ -563,17 +564,6 @@ class Collection:
 
 def _ordered(hits: Sequence[Hit]) -> list[Hit]:
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))
-
-
-def _hit(batch: Batch, row: int, score: float) -> Hit:
-    vectors = {name: values[row] for name, values in batch.vectors.items() if batch.present(name)[row]}
-    return Hit(
-        batch.ids[row],
-        score,
-        None if batch.payloads is None else batch.payloads[row],
-        vectors or None,
-        None if batch.tokens is None else batch.tokens[row],
-    )
 
 
 def _check_supported(spec: Spec, connector: Connector) -> None:

@@ -796,6 +796,17 @@ def _operator(leaf: Filter) -> Operator:
     return _OPERATORS[type(leaf)]
 
 
+def operators_of(where: Filter) -> frozenset[Operator]:
+    """The operators that a bound filter needs of a store; a chain of one part needs none of its own."""
+    match where:
+        case And(parts) | Or(parts):
+            joint = {Operator.AND if isinstance(where, And) else Operator.OR} if len(parts) > 1 else set[Operator]()
+            return frozenset(joint).union(*map(operators_of, parts))
+        case Not(part):
+            return operators_of(part) | {Operator.NOT}
+    return frozenset({_operator(where)})
+
+
 def bounding_boxes(leaf: Near) -> list[Filter]:
     """Boxes that hold every point within the radius; a hair wider, so that rounding loses none."""
     reach = math.degrees(leaf.km / EARTH_RADIUS_KM) * (1 + 1e-9) + 1e-9

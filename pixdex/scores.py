@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,15 +14,19 @@ if TYPE_CHECKING:
 __all__ = ["similarities"]
 
 
-def similarities(metric: Metric, queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+def similarities(metric: Metric, queries: NDArray[Any], vectors: NDArray[Any]) -> NDArray[np.float64]:
     """float64 ``[q, n]``: the similarity of each query ``[q, d]`` with each vector ``[n, d]``.
 
-    cosine expects both normalized and is then the inner product; l2 is minus the squared distance.
+    Cosine divides by the lengths although the facade has normalized: rounding to float16 leaves vectors not
+    quite of length one. l2 subtracts before it squares, so that a vector is at 0 from itself.
     """
     q, x = queries.astype(np.float64), vectors.astype(np.float64)
-    products: NDArray[np.float64] = q @ x.T
-    if metric is not Metric.L2:
-        return products
-    distances = np.square(q).sum(axis=1)[:, None] + np.square(x).sum(axis=1)[None, :] - 2.0 * products
-    scores: NDArray[np.float64] = -np.maximum(distances, 0.0)
+    scores: NDArray[np.float64]
+    match metric:
+        case Metric.DOT:
+            scores = q @ x.T
+        case Metric.L2:
+            scores = np.array([-np.square(x - query).sum(axis=1) for query in q]).reshape(len(q), len(x))
+        case Metric.COSINE:
+            scores = (q @ x.T) / np.outer(np.linalg.norm(q, axis=1), np.linalg.norm(x, axis=1))
     return scores

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import orjson
 
-from pixdex.errors import ConfigError, StoreFormat
+from pixdex.errors import ConfigError, FingerprintMismatch, StoreFormat
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from pydantic import TypeAdapter
 
     from pixdex.filters import Filter
 
@@ -216,7 +218,7 @@ class Spec:
     layout: Native | Foreign = Native()
     encoder: str | None = None
     sources: tuple[Source, ...] = ()
-    version: int = 1
+    version: int = SPEC_VERSION
 
     def __post_init__(self) -> None:
         if not self.vectors:
@@ -252,30 +254,51 @@ class Spec:
                 return vector
         raise ConfigError(f"no vector {name!r} in this collection: it has {', '.join(v.name for v in self.vectors)}")
 
+    def physical(self, column: str) -> Vector:
+        """The vector with that physical name. Connectors look up here what a request names.
+
+        Raises:
+            FingerprintMismatch: the collection has none: the request comes from a handle of another encoder.
+        """
+        for vector in self.vectors:
+            if vector.column == column:
+                return vector
+        has = ", ".join(vector.column for vector in self.vectors)
+        raise FingerprintMismatch(f"there is no vector {column!r}, the collection has {has}")
+
     def to_json(self) -> str:
         """The form that stores keep."""
         return orjson.dumps(self).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Spec:
-        """The Spec of ``to_json``.
+        """The Spec of ``to_json``. Cheap to ask for again: stores read theirs at every call.
 
         Raises:
             StoreFormat: it is not one, or a newer pixdex wrote it.
         """
-        from pydantic import TypeAdapter  # a tenth of a second: only when a stored Spec is read
+        return _read_spec(text)
 
-        try:
-            document = orjson.loads(text)
-            version = document.get("version", 1)
-            if version > SPEC_VERSION:
-                raise StoreFormat(
-                    f"the collection was written by a newer pixdex (Spec version {version}, "
-                    f"this one reads {SPEC_VERSION}): pip install -U pixdex"
-                )
-            return TypeAdapter(cls).validate_json(text)
-        except (ValueError, AttributeError, TypeError) as error:
-            raise StoreFormat(f"the collection's Spec cannot be read: {error}") from error
+
+@lru_cache(maxsize=64)
+def _read_spec(text: str | bytes) -> Spec:
+    try:
+        version = orjson.loads(text).get("version", 1)
+        if version > SPEC_VERSION:
+            raise StoreFormat(
+                f"the collection was written by a newer pixdex (Spec version {version}, "
+                f"this one reads {SPEC_VERSION}): pip install -U pixdex"
+            )
+        return _spec_reader().validate_json(text)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise StoreFormat(f"the collection's Spec cannot be read: {error}") from error
+
+
+@cache
+def _spec_reader() -> TypeAdapter[Spec]:
+    from pydantic import TypeAdapter  # a tenth of a second: only when a stored Spec is read
+
+    return TypeAdapter(Spec)
 
 
 def _refuse_twice(what: str, names: Sequence[str | int]) -> None:
@@ -380,10 +403,20 @@ class Batch:
             _chained([batch.revs for batch in batches]),
         )
 
-    def slices(self, size: int) -> Iterator[Batch]:
-        """Consecutive batches of at most ``size`` records."""
-        for start in range(0, len(self), size):
-            yield self.take(range(start, min(start + size, len(self))))
+    def hit(self, row: int, score: float) -> Hit:
+        """The record at ``row`` as a result, with what the batch holds of it."""
+        vectors = {
+            name: values[row]
+            for name, values in self.vectors.items()
+            if name not in self.absent or not self.absent[name][row]
+        }
+        return Hit(
+            self.ids[row],
+            score,
+            None if self.payloads is None else self.payloads[row],
+            vectors or None,
+            None if self.tokens is None else self.tokens[row],
+        )
 
 
 def _chained(columns: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
@@ -406,9 +439,6 @@ class Hit:
     vectors: Mapping[str, NDArray[np.float32]] | None = None
     tokens: NDArray[Any] | None = None
     trace: Mapping[str, float] = field(default_factory=dict)
-
-
-Hits: TypeAlias = list[Hit]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

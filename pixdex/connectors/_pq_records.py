@@ -7,7 +7,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import orjson
 
 from pixdex.connectors import _pq_sql
 from pixdex.connectors._pq_segments import Block
-from pixdex.errors import FingerprintMismatch, InvalidRecord, NotFound
+from pixdex.errors import InvalidRecord, NotFound
 from pixdex.filters import Filter, check_columns
 from pixdex.types import Batch, Field, Payload, Spec, Vector
 
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "Collection",
-    "Stored",
+    "Physical",
+    "Snapshot",
     "add_columns",
     "back_fill",
     "bodies",
@@ -42,7 +41,7 @@ _PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class Physical:
     """A physical vector as SQLite knows it: ``rows`` of its segment count, ``dead`` of them are tombstones."""
 
     id: int
@@ -54,35 +53,25 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Collection:
+class Snapshot:
     """A collection in the snapshot of a transaction."""
 
     id: int
     name: str
     spec: Spec
     next_row: int
-    vectors: Mapping[str, Stored]
+    vectors: Mapping[str, Physical]
 
-    def vector(self, name: str) -> Stored:
+    def vector(self, name: str) -> Physical:
         """The physical vector of that name.
 
         Raises:
             FingerprintMismatch: there is none; physical names carry the fingerprint.
         """
-        try:
-            return self.vectors[name]
-        except KeyError:
-            raise FingerprintMismatch(f"no vector {name!r}: the collection has {', '.join(self.vectors)}") from None
-
-    def declared(self, name: str) -> Vector:
-        """Its declaration in the Spec."""
-        return next(vector for vector in self.spec.vectors if vector.column == name)
+        return self.vectors[self.spec.physical(name).column]
 
 
-_read_spec = lru_cache(maxsize=64)(Spec.from_json)
-
-
-def resolve(db: sqlite3.Connection, name: str) -> Collection:
+def resolve(db: sqlite3.Connection, name: str) -> Snapshot:
     """The collection of that name or alias.
 
     Raises:
@@ -99,7 +88,7 @@ def resolve(db: sqlite3.Connection, name: str) -> Collection:
     vectors = db.execute(
         "SELECT id, name, dim, dtype, rows, dead FROM vectors WHERE collection = ? ORDER BY name", (number,)
     )
-    return Collection(number, own_name, _read_spec(spec), next_row, {row[1]: Stored(*row) for row in vectors})
+    return Snapshot(number, own_name, Spec.from_json(spec), next_row, {row[1]: Physical(*row) for row in vectors})
 
 
 def add_columns(db: sqlite3.Connection, collection: int, fields: Sequence[Field], vectors: Sequence[Vector]) -> None:
@@ -174,7 +163,7 @@ def rows_of(db: sqlite3.Connection, collection: int, ids: Sequence[str]) -> dict
 
 
 def select(
-    db: sqlite3.Connection, target: Collection, what: str, where: Filter | None, rest: str = "", *more: Any
+    db: sqlite3.Connection, target: Snapshot, what: str, where: Filter | None, rest: str = "", *more: Any
 ) -> Any:
     """A cursor over ``what`` of the records that match; ``rest`` follows the condition, ``more`` are its parameters.
 
@@ -189,7 +178,7 @@ def select(
     return db.execute(text, (*condition.parameters, *more))
 
 
-def insert(db: sqlite3.Connection, target: Collection, batch: Batch, blocks: Mapping[str, Block]) -> None:
+def insert(db: sqlite3.Connection, target: Snapshot, batch: Batch, blocks: Mapping[str, Block]) -> None:
     """Write whole records whose vectors are the last rows of ``blocks``; a record keeps its row when it is replaced."""
     payloads = batch.payloads or ({},) * len(batch)
     old = rows_of(db, target.id, batch.ids)
@@ -220,13 +209,13 @@ def insert(db: sqlite3.Connection, target: Collection, batch: Batch, blocks: Map
         db.execute("UPDATE vectors SET rows = ? WHERE id = ?", (block.stop, vector.id))
 
 
-def _positions(vector: Stored, present: NDArray[np.bool_]) -> list[int | None]:
+def _positions(vector: Physical, present: NDArray[np.bool_]) -> list[int | None]:
     """Where each record's vector lies: those that have one follow each other from ``vector.rows``."""
     following = vector.rows + np.cumsum(present) - 1
     return [position if there else None for position, there in zip(following.tolist(), present.tolist(), strict=True)]
 
 
-def remove(db: sqlite3.Connection, target: Collection, rows: Sequence[int]) -> None:
+def remove(db: sqlite3.Connection, target: Snapshot, rows: Sequence[int]) -> None:
     """Remove records; the positions of their vectors become tombstones."""
     if not rows:
         return

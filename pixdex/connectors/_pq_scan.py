@@ -1,8 +1,8 @@
 """Exact search over a segment: score what a mask selects, keep the best k.
 
-Two steps: the scan scores in float32 with BLAS, chunk by chunk, and keeps some more than k; the
-finish scores those again in float64 by the definition. An index may take the place of the scan: it
-proposes positions, the finish stays.
+It scores in float32 with BLAS, chunk by chunk, and keeps some more than k; the connector scores those
+again by ``scores.similarities``. An index may take the place of the scan: it proposes positions, the
+second scoring stays.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pixdex.connectors._pq_segments import Segment
 
-__all__ = ["finish", "scan"]
+__all__ = ["scan"]
 
 _CHUNK_BYTES = 32 << 20
 
@@ -52,22 +52,6 @@ def scan(
             kept = np.argpartition(best, best.shape[1] - reach, axis=1)[:, -reach:]
             best, found = np.take_along_axis(best, kept, axis=1), np.take_along_axis(found, kept, axis=1)
     return found
-
-
-def finish(
-    segment: Segment, positions: NDArray[np.intp], query: NDArray[np.float32], metric: Metric
-) -> NDArray[np.float64]:
-    """float64 ``[n]``: the scores of one query at ``positions`` (ascending), by the definition."""
-    vectors, q = segment.rows(positions).astype(np.float64), query.astype(np.float64)
-    scores: NDArray[np.float64]
-    match metric:
-        case Metric.L2:
-            scores = -np.square(vectors - q).sum(axis=1)
-        case Metric.DOT:
-            scores = vectors @ q
-        case Metric.COSINE:
-            scores = (vectors @ q) / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(q))
-    return scores
 
 
 def _scores(metric: Metric, queries: NDArray[np.float32], vectors: NDArray[Any]) -> NDArray[Any]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pixdex.connectors._pq_records import Stored
+    from pixdex.connectors._pq_records import Physical
     from pixdex.connectors._pq_store import Store
 
 __all__ = ["Vectors"]
@@ -33,7 +33,7 @@ class Vectors:
         self._place = store.place
         self._lock = threading.Lock()
 
-    def append(self, db: sqlite3.Connection, vector: Stored, matrix: NDArray[np.float32]) -> Block:
+    def append(self, db: sqlite3.Connection, vector: Physical, matrix: NDArray[np.float32]) -> Block:
         """Write ``matrix`` ``[n, dim]`` behind what counts; it counts once SQLite has committed the block."""
         last = db.execute(
             "SELECT start, stop, crc FROM blocks WHERE vector = ? ORDER BY start DESC LIMIT 1", (vector.id,)
@@ -41,7 +41,7 @@ class Vectors:
         rows = matrix.astype(np.dtype(vector.dtype).newbyteorder("<"))
         return append(self._store.segment(vector.id), Block(*last) if last else None, rows, sync=self._store.sync)
 
-    def segment(self, db: sqlite3.Connection, vector: Stored) -> Segment:
+    def segment(self, db: sqlite3.Connection, vector: Physical) -> Segment:
         """The segment of a vector, mapped as far as the snapshot reaches or farther.
 
         Raises:
@@ -65,13 +65,13 @@ class Vectors:
                 raise NotFound(f"the collection of vector {vector.name!r} was dropped meanwhile") from error
         return segment
 
-    def live(self, db: sqlite3.Connection, vector: Stored) -> NDArray[np.bool_]:
+    def live(self, db: sqlite3.Connection, vector: Physical) -> NDArray[np.bool_]:
         """Which positions belong to a record: bool ``[rows]``."""
         selected = np.ones(vector.rows, dtype=bool)
         selected[self._tombstones(db, vector)] = False
         return selected
 
-    def read(self, db: sqlite3.Connection, vector: Stored, positions: Sequence[int | None]) -> NDArray[np.float32]:
+    def read(self, db: sqlite3.Connection, vector: Physical, positions: Sequence[int | None]) -> NDArray[np.float32]:
         """The vectors at ``positions``, zeros where there is none: float32 ``[n, dim]``."""
         matrix = np.zeros((len(positions), vector.dim), dtype=np.float32)
         there = sorted((position, i) for i, position in enumerate(positions) if position is not None)
@@ -80,7 +80,7 @@ class Vectors:
             matrix[[i for _, i in there]] = stored
         return matrix
 
-    def remove(self, vectors: Iterable[Stored]) -> None:
+    def remove(self, vectors: Iterable[Physical]) -> None:
         """Forget vectors that no snapshot has any more, and their files."""
         for vector in vectors:
             self._segments.pop(vector.id, None)
@@ -98,7 +98,7 @@ class Vectors:
             self.close()
             self._place = self._store.place
 
-    def _tombstones(self, db: sqlite3.Connection, vector: Stored) -> NDArray[np.int64]:
+    def _tombstones(self, db: sqlite3.Connection, vector: Physical) -> NDArray[np.int64]:
         """The dead positions of this snapshot. The list only grows, so a newer one starts with an older one."""
         known = self._dead.get(vector.id, np.zeros(0, dtype=np.int64))
         if len(known) < vector.dead:

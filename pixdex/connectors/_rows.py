@@ -7,12 +7,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from pixdex.errors import FingerprintMismatch, Unsupported
+from pixdex.errors import Unsupported
 from pixdex.filters import And, Filter, Or, check_columns
 from pixdex.types import Batch, Hit, Payload, Spec, Vector, Want
 
@@ -22,15 +21,10 @@ __all__ = [
     "current",
     "decode_tokens",
     "encode_tokens",
-    "read_spec",
     "to_batch",
     "to_hit",
-    "vector_of",
     "wanted",
 ]
-
-read_spec = lru_cache(maxsize=64)(Spec.from_json)
-"""``Spec.from_json`` for text that is read at every call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +37,9 @@ class Row:
     tokens: Any
 
 
-def vector_of(spec: Spec, name: str, column: str) -> Vector:
-    """The vector of collection ``name`` with that physical name.
-
-    Raises:
-        FingerprintMismatch: it has none, because physical names carry the fingerprint.
-    """
-    for vector in spec.vectors:
-        if vector.column == column:
-            return vector
-    has = ", ".join(vector.column for vector in spec.vectors)
-    raise FingerprintMismatch(f"collection {name!r} has no vector {column!r}, it has {has}: open it again")
-
-
-def wanted(spec: Spec, name: str, want: Want) -> list[Vector]:
+def wanted(spec: Spec, want: Want) -> list[Vector]:
     """The vectors that ``want`` names."""
-    return [vector_of(spec, name, column) for column in want.vectors]
+    return [spec.physical(column) for column in want.vectors]
 
 
 def current(where: Filter | None, spec: Spec) -> Filter | None:

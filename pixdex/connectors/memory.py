@@ -1,11 +1,9 @@
 """The oracle: a store in memory that is obviously right, and slow.
 
-What filters and scores mean on every store is what they mean here. Searches are brute force in
-float64, filters are ``filters.matches`` on each record. It also serves small collections, tests and,
+What filters and scores mean on every store is what they mean here. Searches are brute force by
+``scores.similarities``, filters are ``filters.matches`` on each record, timeouts mean nothing. It also serves small collections, tests and,
 with capabilities switched off, proofs that the facade makes up for what a store lacks.
 """
-
-# timeouts: nothing here waits
 
 from __future__ import annotations
 
@@ -18,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pixdex.connectors.port import Capabilities
-from pixdex.errors import AlreadyExists, FingerprintMismatch, NotFound, Unsupported
-from pixdex.filters import And, Filter, Not, Operator, Or, matches
-from pixdex.types import Batch, Hit, Metric, Page, Payload, Scan, Search, Spec, Vector, Want
+from pixdex.errors import AlreadyExists, NotFound, Unsupported
+from pixdex.filters import Filter, matches, operators_of
+from pixdex.scores import similarities
+from pixdex.types import Batch, Hit, Page, Payload, Scan, Search, Spec, Want
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -117,7 +116,7 @@ class MemoryConnector:
         self._need(self.capabilities.tokens or not any(t is not None for t in batch.tokens or ()), "tokens")
         with self._store.lock:
             collection = self._collection(name)
-            vectors = [_vector(collection.spec, column) for column in batch.vectors]
+            vectors = [collection.spec.physical(column) for column in batch.vectors]
             for row, record in enumerate(batch.ids):
                 collection.records[record] = _Record(
                     copy.deepcopy(batch.payloads[row]) if batch.payloads else {},
@@ -152,11 +151,12 @@ class MemoryConnector:
         self._need(self.capabilities.exact or not request.tuning.exact, "exact search")
         with self._store.lock:
             collection = self._collection(name)
-            vector = _vector(collection.spec, request.using)
+            vector = collection.spec.physical(request.using)
             found = [r for r in self._matching(name, request.where) if vector.column in collection.records[r].vectors]
             rows = [collection.records[record].vectors[vector.column] for record in found]
             stored = np.array(rows, dtype=np.float64).reshape(len(rows), vector.dim)
-            return [self._best(name, found, _similarity(vector.metric, q, stored), request) for q in request.queries]
+            scores = similarities(vector.metric, request.queries, stored)
+            return [self._best(name, found, row_scores, request) for row_scores in scores]
 
     def scan(self, name: str, request: Scan, *, timeout: float | None) -> Page:
         with self._store.lock:
@@ -200,7 +200,7 @@ class MemoryConnector:
 
     def _matching(self, name: str, where: Filter | None) -> Iterator[str]:
         if where is not None:
-            missing = _operators(where) - self.capabilities.operators
+            missing = operators_of(where) - self.capabilities.operators
             self._need(not missing, f"the filter operators {sorted(missing)}")
         for record, kept in self._collection(name).records.items():
             if where is None or matches(where, record, kept.payload):
@@ -209,21 +209,12 @@ class MemoryConnector:
     def _best(self, name: str, found: Sequence[str], scores: NDArray[np.float64], request: Search) -> list[Hit]:
         order = sorted(range(len(found)), key=lambda row: (-scores[row], found[row]))[: request.k]
         batch = self._read(name, [found[row] for row in order], request.want)
-        return [
-            Hit(
-                batch.ids[i],
-                float(scores[row]),
-                batch.payloads[i] if batch.payloads is not None else None,
-                {column: matrix[i] for column, matrix in batch.vectors.items() if batch.present(column)[i]} or None,
-                batch.tokens[i] if batch.tokens is not None else None,
-            )
-            for i, row in enumerate(order)
-        ]
+        return [batch.hit(i, float(scores[row])) for i, row in enumerate(order)]
 
     def _read(self, name: str, ids: Sequence[str], want: Want) -> Batch:
         collection = self._collection(name)
         records = [collection.records[record] for record in ids]
-        vectors = [_vector(collection.spec, column) for column in want.vectors]
+        vectors = [collection.spec.physical(column) for column in want.vectors]
         absent = {v.column: np.array([v.column not in r.vectors for r in records], dtype=bool) for v in vectors}
         matrices = {v.column: np.zeros((len(ids), v.dim), dtype=np.float32) for v in vectors}
         for column, matrix in matrices.items():
@@ -250,37 +241,5 @@ class MemoryConnector:
             raise Unsupported(f"this memory store is told not to support {what}")
 
 
-def _vector(spec: Spec, column: str) -> Vector:
-    for vector in spec.vectors:
-        if vector.column == column:
-            return vector
-    raise FingerprintMismatch(f"no vector {column!r}: the collection has {', '.join(v.column for v in spec.vectors)}")
-
-
-def _similarity(metric: Metric, query: NDArray[Any], stored: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``[n]``: the definition of a score, to the letter."""
-    query = query.astype(np.float64)
-    similarity: NDArray[np.float64]
-    match metric:
-        case Metric.DOT:
-            similarity = stored @ query
-        case Metric.L2:
-            similarity = -((stored - query) ** 2).sum(axis=1)
-        case Metric.COSINE:
-            similarity = (stored @ query) / (np.linalg.norm(stored, axis=1) * np.linalg.norm(query))
-    return similarity
-
-
 def _copied(tokens: NDArray[Any] | None) -> NDArray[Any] | None:
     return None if tokens is None else tokens.copy()
-
-
-def _operators(where: Filter) -> frozenset[Operator]:
-    """The operators of a bound filter; the constants true and false need none."""
-    match where:
-        case And(parts) | Or(parts):
-            joint = {Operator.AND if isinstance(where, And) else Operator.OR} if len(parts) > 1 else set[Operator]()
-            return frozenset(joint).union(*map(_operators, parts))
-        case Not(part):
-            return _operators(part) | {Operator.NOT}
-    return frozenset({Operator(type(where).__name__.lower())})

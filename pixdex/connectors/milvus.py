@@ -16,7 +16,7 @@ from typing import Any
 
 from pixdex import errors
 from pixdex.connectors._milvus_filters import OPERATORS, after, ids_in, to_expression
-from pixdex.connectors._rows import current, read_spec, to_batch, to_hit, vector_of, wanted
+from pixdex.connectors._rows import current, to_batch, to_hit, wanted
 from pixdex.connectors._shared import Share, Shared
 from pixdex.connectors.address import Address
 from pixdex.connectors.port import Capabilities
@@ -152,7 +152,7 @@ class Milvus:
             found = client.describe_collection(physical(name), **_once(timeout))
         if _PROPERTY not in found["properties"]:
             raise errors.StoreFormat(f"collection {name!r} was not made by pixdex: it has no Spec")
-        return read_spec(found["properties"][_PROPERTY])
+        return Spec.from_json(found["properties"][_PROPERTY])
 
     def alter(self, name: str, spec: Spec, *, timeout: float | None) -> None:
         old = self.describe(name, timeout=timeout)
@@ -203,7 +203,7 @@ class Milvus:
         with self._calling(name) as client:  # from the Spec on, as an alias may be switched
             spec = self.describe(name, timeout=timeout)
             for column in batch.vectors:
-                vector_of(spec, name, column)
+                spec.physical(column)
             if len(batch):
                 client.upsert(physical(name), rows(batch, spec), **_once(timeout))
 
@@ -228,7 +228,7 @@ class Milvus:
     def fetch(self, name: str, ids: Sequence[str], *, want: Want, timeout: float | None) -> Batch:
         with self._calling(name):
             spec = self.describe(name, timeout=timeout)
-            vectors = wanted(spec, name, want)
+            vectors = wanted(spec, want)
             read = []
             if ids:
                 asked = columns(spec, vectors, want)
@@ -238,7 +238,7 @@ class Milvus:
     def search(self, name: str, request: Search, *, timeout: float | None) -> Sequence[Sequence[Hit]]:
         with self._calling(name):
             spec = self.describe(name, timeout=timeout)
-            vector, vectors = vector_of(spec, name, request.using), wanted(spec, name, request.want)
+            vector, vectors = spec.physical(request.using), wanted(spec, request.want)
             matching = to_expression(current(request.where, spec))
             answers = self._loaded(
                 name,
@@ -261,7 +261,7 @@ class Milvus:
         tests = [] if request.after is None else [after(request.after)]
         with self._calling(name):
             spec = self.describe(name, timeout=timeout)
-            vectors = wanted(spec, name, request.want)
+            vectors = wanted(spec, request.want)
             read = self._loaded(
                 name,
                 "query",

@@ -10,21 +10,22 @@ number of threads. Searches are exact. It needs POSIX file locks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
 
 from pixdex.connectors import _pq_records as records
 from pixdex.connectors import _pq_sql
-from pixdex.connectors._pq_scan import finish, scan
+from pixdex.connectors._pq_scan import scan
 from pixdex.connectors._pq_store import Deadline, Store
 from pixdex.connectors._pq_vectors import Vectors
 from pixdex.connectors.port import Capabilities
 from pixdex.errors import AlreadyExists, ConfigError, NotFound, Unsupported
+from pixdex.scores import similarities
 from pixdex.types import Batch, Hit, Native, Page, Scan, Search, Spec, Want
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pixdex.connectors._pq_records import Collection, Stored
+    from pixdex.connectors._pq_records import Physical, Snapshot
     from pixdex.connectors.address import Address
     from pixdex.filters import Filter
 
@@ -204,7 +205,7 @@ class PqConnector:
         deadline = Deadline.after(timeout)
         with self._store.reading(deadline) as db:
             target = records.resolve(db, name)
-            vector, metric = target.vector(request.using), target.declared(request.using).metric
+            vector, metric = target.vector(request.using), target.spec.physical(request.using).metric
             segment = self._vectors.segment(db, vector)
             selected = self._selected(db, target, vector, request.where)
             found = scan(segment, selected, request.queries, metric, request.k, between=deadline.check)
@@ -212,20 +213,21 @@ class PqConnector:
             best = []
             for query, proposed in zip(request.queries, found, strict=True):
                 positions = np.sort(proposed)
-                scored = zip(finish(segment, positions, query, metric).tolist(), positions.tolist(), strict=True)
+                scores = similarities(metric, query[None], segment.rows(positions))[0]
+                scored = zip(scores.tolist(), positions.tolist(), strict=True)
                 ranked = sorted((-score, *named[position]) for score, position in scored)
                 best.append(ranked[: request.k])
             rows = sorted({row for ranked in best for _, _, row in ranked})
             batch = self._read(db, target, rows, request.want)
-        hit = _hits(batch, rows)
-        return [[hit(row, -score) for score, _, row in ranked] for ranked in best]
+        place = {row: i for i, row in enumerate(rows)}
+        return [[batch.hit(place[row], -score) for score, _, row in ranked] for ranked in best]
 
     def close(self) -> None:
         self._store.close()
         self._vectors.close()
 
     def _selected(
-        self, db: sqlite3.Connection, target: Collection, vector: Stored, where: Filter | None
+        self, db: sqlite3.Connection, target: Snapshot, vector: Physical, where: Filter | None
     ) -> NDArray[np.bool_]:
         """Which positions hold a record that matches: bool ``[rows]``."""
         if where is None:
@@ -235,7 +237,7 @@ class PqConnector:
         selected[np.fromiter((position for (position,) in found), dtype=np.int64, count=len(found))] = True
         return selected
 
-    def _read(self, db: sqlite3.Connection, target: Collection, rows: Sequence[int], want: Want) -> Batch:
+    def _read(self, db: sqlite3.Connection, target: Snapshot, rows: Sequence[int], want: Want) -> Batch:
         """The records at ascending ``rows``, with what is wanted."""
         vectors = [target.vector(name) for name in want.vectors]
         columns = ", ".join(["id", *(f"v{vector.id}" for vector in vectors)])
@@ -272,7 +274,7 @@ def _aliases(db: sqlite3.Connection) -> dict[str, str]:
 
 
 def _records_at(
-    db: sqlite3.Connection, target: Collection, vector: Stored, positions: NDArray[np.intp]
+    db: sqlite3.Connection, target: Snapshot, vector: Physical, positions: NDArray[np.intp]
 ) -> dict[int, tuple[str, int]]:
     """``position -> (id, row)``."""
     found = db.execute(
@@ -280,25 +282,6 @@ def _records_at(
         (orjson.dumps(positions.tolist()).decode(),),
     )
     return {position: (record, row) for position, record, row in found}
-
-
-def _hits(batch: Batch, rows: Sequence[int]) -> Callable[[int, float], Hit]:
-    """Make hits from the records of a batch, whose rows are ``rows``."""
-    place = {row: i for i, row in enumerate(rows)}
-    present = {name: batch.present(name) for name in batch.vectors}
-
-    def hit(row: int, score: float) -> Hit:
-        i = place[row]
-        vectors: dict[str, Any] = {name: matrix[i] for name, matrix in batch.vectors.items() if present[name][i]}
-        return Hit(
-            batch.ids[i],
-            score,
-            None if batch.payloads is None else batch.payloads[i],
-            vectors or None,
-            None if batch.tokens is None else batch.tokens[i],
-        )
-
-    return hit
 
 
 def _cursor(after: str | None) -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pixdex import errors
-from pixdex.connectors._rows import current, read_spec, to_batch, to_hit, vector_of, wanted
+from pixdex.connectors._rows import current, to_batch, to_hit, wanted
 from pixdex.connectors._shared import Share, Shared
 from pixdex.connectors.address import Address
 from pixdex.connectors.port import Capabilities
@@ -126,7 +126,7 @@ class Qdrant:
             metadata = client.get_collection(name).config.metadata or {}
         if _METADATA not in metadata:
             raise errors.StoreFormat(f"collection {name!r} was not made by pixdex: it has no Spec")
-        return read_spec(metadata[_METADATA])
+        return Spec.from_json(metadata[_METADATA])
 
     def alter(self, name: str, spec: Spec, *, timeout: float | None) -> None:
         deadline = _Deadline(timeout)
@@ -204,7 +204,7 @@ class Qdrant:
     def fetch(self, name: str, ids: Sequence[str], *, want: Want, timeout: float | None) -> Batch:
         asked = {point_id(record): record for record in ids}
         with self._calling() as client:
-            vectors = wanted(self.describe(name, timeout=timeout), name, want)
+            vectors = wanted(self.describe(name, timeout=timeout), want)
             read = client.retrieve(
                 name,
                 list(asked),
@@ -222,8 +222,8 @@ class Qdrant:
         want = request.want
         with self._calling() as client:
             spec = self.describe(name, timeout=timeout)
-            vector = vector_of(spec, name, request.using)
-            wanted(spec, name, want)
+            vector = spec.physical(request.using)
+            wanted(spec, want)
             matching = to_filter(current(request.where, spec))
             asked = [
                 models.QueryRequest(
@@ -243,7 +243,7 @@ class Qdrant:
     def scan(self, name: str, request: Scan, *, timeout: float | None) -> Page:
         with self._calling() as client:
             spec = self.describe(name, timeout=timeout)
-            vectors = wanted(spec, name, request.want)
+            vectors = wanted(spec, request.want)
             read, after = client.scroll(
                 name,
                 scroll_filter=to_filter(current(request.where, spec)),

@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 import pytest
 
-from pixdex.errors import ConfigError, StoreFormat
+from pixdex.errors import ConfigError, FingerprintMismatch, StoreFormat
 from pixdex.types import REV, Batch, Field, Fingerprint, Foreign, Kind, Metric, Source, Spec, TokenSpec, Vector
 
 PRINT = Fingerprint(encoder="toy", digest="0123456789abcdef")
@@ -140,11 +140,33 @@ def test_batch_rows() -> None:
     assert taken.revs == (3, 1)
     assert taken.present("v").tolist() == [True, True]
     np.testing.assert_array_equal(taken.vectors["v"], matrix[[2, 0]])
-    assert [piece.ids for piece in batch.slices(2)] == [("a", "b"), ("c",)]
+    hit = batch.hit(0, 0.5)
+    assert (hit.id, hit.score, hit.payload) == ("a", 0.5, {"n": 0})
+    assert hit.tokens is tokens[0]
+    np.testing.assert_array_equal(hit.vectors["v"], matrix[0])
+    assert batch.hit(1, 0.0).vectors is None, "a record that lacks a vector shows none"
 
 
 def test_bare_batch() -> None:
     bare = Batch(("a", "b"), {"v": np.zeros((2, 1), np.float32)}).take([1])
     assert (bare.ids, bare.payloads, bare.tokens, bare.revs) == (("b",), None, None, None)
     assert bare.present("v").tolist() == [True]
-    assert list(Batch(()).slices(3)) == []
+    assert bare.hit(0, 1.0).payload is None
+
+
+def test_concat_fills_what_a_batch_lacks() -> None:
+    one = Batch(("a",), {"v": np.ones((1, 2), np.float32)}, ({"n": 1},))
+    two = Batch(("b", "c"), payloads=({}, {}))
+    both = Batch.concat([one, two])
+    assert both.ids == ("a", "b", "c")
+    assert both.payloads == ({"n": 1}, {}, {})
+    assert both.tokens is None
+    assert both.present("v").tolist() == [True, False, False]
+    assert Batch.concat([one]) is one
+
+
+def test_a_physical_name_of_another_encoder_is_a_mismatch() -> None:
+    spec = Spec(vectors=(VECTOR,))
+    assert spec.physical(VECTOR.column) is VECTOR
+    with pytest.raises(FingerprintMismatch, match="there is no vector 'image_00000000', the collection has image_"):
+        spec.physical("image_00000000")
