@@ -11,13 +11,15 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pixdex.errors import InvalidFilter, Unsupported
+from pixdex.errors import FingerprintMismatch, InvalidFilter, InvalidRecord, Unsupported
 from pixdex.filters import (
     FALSE,
+    MAX_DEPTH,
     TRUE,
     And,
     Box,
@@ -35,11 +37,13 @@ from pixdex.filters import (
     Range,
     bind,
     bounding_boxes,
+    check_columns,
     distance_km,
     fold,
     from_json,
     matches,
     micros,
+    operators_of,
     parse,
     relax,
     stored,
@@ -621,3 +625,94 @@ def test_fold_reaches_every_node() -> None:
     names = ["eq", "in", "range", "exists", "contains", "near", "box", "ids"]
     assert fold(Not(And((Or(leaves), *leaves))), Names()) == ["not", "and", "or", *names, *names]
     assert [o.value for o in Operator] == sorted([*names, "and", "or", "not"], key=[o.value for o in Operator].index)
+
+
+# --- what nobody should have to find out ----------------------------------------------------------
+
+
+def test_chains_of_one_connective_stay_flat() -> None:
+    leaves = [F.year == year for year in range(3000)]
+    assert functools.reduce(operator.or_, leaves) == Or(tuple(leaves))
+    assert functools.reduce(operator.and_, leaves) == And(tuple(leaves))
+    assert str(functools.reduce(operator.or_, leaves)).count(" or ") == 2999
+    assert (F.year == 1) & TRUE == And((F.year == 1, TRUE))
+
+
+@pytest.mark.parametrize("build", [F.label.is_in, F.label.not_in, F.tags.contains_any, F.tags.contains_all, F.ids])
+def test_one_text_is_not_several_values(build: Any) -> None:
+    with pytest.raises(InvalidFilter, match="'abc' is one value where several are meant"):
+        build("abc")
+
+
+def nested(depth: int) -> Filter:
+    where: Filter = F.year == 1
+    for level in range(depth):
+        where = Or((where, F.year == level)) if level % 2 else And((where, F.ok == True))  # noqa: E712
+    return where
+
+
+def test_nesting_has_an_end() -> None:
+    assert bound(nested(MAX_DEPTH)) != FALSE
+    with pytest.raises(InvalidFilter, match=f"nests deeper than {MAX_DEPTH} levels"):
+        bound(nested(MAX_DEPTH + 1))
+    document: Any = {"eq": ["year", 1]}
+    for _ in range(MAX_DEPTH + 1):
+        document = {"not": document}
+    with pytest.raises(InvalidFilter, match="nests deeper"):
+        from_json(document)
+
+
+@pytest.mark.parametrize("wrong", ["year == 1", None, True])
+def test_what_is_no_filter_is_told_so(wrong: Any) -> None:
+    with pytest.raises(
+        InvalidFilter, match=r"is no filter: build one with F, or read text with pixdex\.filters\.parse"
+    ):
+        bound(wrong)
+
+
+def test_scalars_of_numpy_are_values() -> None:
+    assert bound(F.year == np.int64(2020)) == Eq(YEAR, 2020)
+    assert bound(F.rating >= np.float32(0.5)) == Range(RATING, 0.5)
+    assert bound(F.ok == np.bool_(True)) == Eq(OK, True)
+    assert bound(F.place.within(np.float32(1.5), np.float32(2), np.float64(3))) == Near(PLACE, 1.5, 2.0, 3.0)
+
+
+def test_a_filter_of_another_collections_columns_is_refused() -> None:
+    where = bound((F.year == 1) & ~(F.label == "a") & F.ids(["x"]))
+    check_columns(where, RICH)
+    moved = replace(RICH, fields=tuple(replace(f, ordinal=0) for f in reversed(RICH.fields)))
+    with pytest.raises(FingerprintMismatch, match="the collection changed"):
+        check_columns(where, moved)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (YEAR, "2020"),
+        (YEAR, True),
+        (LABEL, 1),
+        (OK, 1),
+        (RATING, "x"),
+        (TAGS, "x"),
+        (TAKEN, "soon"),
+        (PLACE, {"lat": 1}),
+    ],
+)
+def test_a_payload_that_an_older_handle_let_through_is_named(field: Field, value: Any) -> None:
+    with pytest.raises(
+        InvalidRecord, match=f"field '{field.name}' is declared {field.kind}.*open the collection again"
+    ):
+        stored(field, {field.name: value})
+
+
+def test_the_operators_that_a_filter_needs() -> None:
+    where = bound(((F.year == 1) | (F.rating > 2)) & ~F.place.exists())
+    assert operators_of(where) == {
+        Operator.AND,
+        Operator.OR,
+        Operator.EQ,
+        Operator.RANGE,
+        Operator.NOT,
+        Operator.EXISTS,
+    }
+    assert operators_of(TRUE) == operators_of(FALSE) == frozenset()

@@ -1,18 +1,40 @@
-"""The small text language of ``filters.parse``: a tokenizer and a recursive-descent parser.
+"""The small text language of the shell: written by ``str(filter)``, read by ``parse``.
 
-Nothing is evaluated: text becomes filter values or an InvalidFilter that points at the place.
+A tokenizer and a recursive-descent parser. Nothing is evaluated: text becomes filter values or an InvalidFilter that
+points at the place.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from pixdex.errors import InvalidFilter
-from pixdex.filters import FALSE, TRUE, And, Box, Contains, Eq, Exists, Filter, Ids, In, Near, Not, Or, Range
+from pixdex.filters.json_form import plain
+from pixdex.filters.nodes import (
+    FALSE,
+    TRUE,
+    And,
+    Box,
+    Contains,
+    Eq,
+    Exists,
+    Filter,
+    Ids,
+    In,
+    Near,
+    Not,
+    Or,
+    Range,
+    Ref,
+    field_name,
+    fold,
+)
 
-__all__ = ["Parser"]
+__all__ = ["parse", "spelled"]
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -27,6 +49,78 @@ _COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _KEYWORDS = frozenset({"and", "or", "not", "in", "true", "false"})
 _MAX_DEPTH = 100
+"""Fewer than a filter may nest: the parser is recursive, several frames a level."""
+
+
+def parse(text: str) -> Filter:
+    """A filter from the shell: ``year >= 2020 and not (album == "x" or tags contains "sea")``.
+
+    Comparisons ``== != < <= > >= in [..] not in [..]``, ``low <= name <= high``, ``between(name, low, high)``,
+    ``exists(name)``, ``contains(name, value, ...)`` (any of them), ``name contains value``,
+    ``within(name, lat, lon, km)``, ``box(name, south, west, north, east)``, ``id in [..]``, ``true``, ``false``,
+    and/or/not, parentheses.
+    Values are numbers, true, false and quoted text; times are ISO 8601 text.
+
+    Raises:
+        InvalidFilter: the text does not parse; the message points at the place.
+    """
+    return _Parser(text).filter()
+
+
+class _Text:
+    """The text that ``parse`` reads."""
+
+    def eq(self, field: Ref, value: Any) -> str:
+        return f"{field_name(field)} == {_literal(value)}"
+
+    def is_in(self, field: Ref, values: tuple[Any, ...]) -> str:
+        return f"{field_name(field)} in [{', '.join(map(_literal, values))}]"
+
+    def in_range(self, field: Ref, leaf: Range) -> str:
+        name = field_name(field)
+        bounds = []
+        if leaf.low is not None:
+            bounds.append(f"{name} {'>' if leaf.above else '>='} {_literal(leaf.low)}")
+        if leaf.high is not None:
+            bounds.append(f"{name} {'<' if leaf.below else '<='} {_literal(leaf.high)}")
+        if not bounds:
+            return f"exists({name})"
+        return bounds[0] if len(bounds) == 1 else f"({' and '.join(bounds)})"
+
+    def exists(self, field: Ref) -> str:
+        return f"exists({field_name(field)})"
+
+    def contains(self, field: Ref, values: tuple[Any, ...]) -> str:
+        return f"contains({', '.join([field_name(field), *map(_literal, values)])})"
+
+    def near(self, field: Ref, leaf: Near) -> str:
+        return f"within({field_name(field)}, {leaf.lat!r}, {leaf.lon!r}, {leaf.km!r})"
+
+    def box(self, field: Ref, leaf: Box) -> str:
+        return f"box({field_name(field)}, {leaf.south!r}, {leaf.west!r}, {leaf.north!r}, {leaf.east!r})"
+
+    def ids(self, ids: tuple[str, ...]) -> str:
+        return f"id in [{', '.join(map(_literal, ids))}]"
+
+    def all_of(self, parts: Sequence[str]) -> str:
+        return f"({' and '.join(parts)})" if parts else "true"
+
+    def any_of(self, parts: Sequence[str]) -> str:
+        return f"({' or '.join(parts)})" if parts else "false"
+
+    def negate(self, part: str) -> str:
+        return f"not {part}" if part.startswith("(") else f"not ({part})"
+
+
+def spelled(where: Filter) -> str:
+    """A filter as the text that ``parse`` reads."""
+    return fold(where, _Text())
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return json.dumps(plain(value), ensure_ascii=False) if isinstance(value, str | datetime) else repr(value)
 
 
 class _Token(NamedTuple):
@@ -35,7 +129,7 @@ class _Token(NamedTuple):
     at: int
 
 
-class Parser:
+class _Parser:
     """One text, read once, left to right."""
 
     def __init__(self, text: str) -> None:
