@@ -35,7 +35,7 @@ from pixdex.collection import Collection
 from pixdex.connectors import connect
 from pixdex.errors import NotFound, PixdexError
 from pixdex.index import ImageIndex
-from pixdex.ingest import content_hash
+from pixdex.pictures import content_hash
 from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Spec, Vector, Want
 
 DIM, POOL = 64, 3000

@@ -10,7 +10,7 @@ from typing import Any
 
 from pixdex.encoders.images import thumbnail_jpeg
 from pixdex.errors import InvalidImage
-from pixdex.ingest import load_picture
+from pixdex.pictures import load_picture
 from pixdex.types import Hit
 
 __all__ = ["Section", "page"]

@@ -1,36 +1,46 @@
-"""The progress bar: pictures done, rate, what went wrong so far. On stderr, by rich."""
+"""Who follows an ``add``: the caller's function, a bar on stderr by rich, or nobody."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 if TYPE_CHECKING:
-    from pixdex.ingest import Report
+    from pixdex.ingest import Progress, Report
 
-__all__ = ["Bar"]
+__all__ = ["following"]
 
 
-class Bar:
-    """One line that follows an ``add``. The total is unknown, since folders are walked as they are read."""
+@contextmanager
+def following(progress: Progress | bool | None) -> Iterator[Progress | None]:  # noqa: FBT001 - as users give it
+    """What to call with the report so far. True is a bar, False nothing; None is a bar on a terminal."""
+    if callable(progress):
+        yield progress
+    elif progress is False or (progress is None and not sys.stderr.isatty()):
+        yield None
+    else:
+        with _bar() as show:
+            yield show
 
-    def __init__(self) -> None:
-        self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True)
-        )
-        self._task = self._progress.add_task("looking for pictures", total=None)
-        self._progress.start()
 
-    def show(self, report: Report) -> None:
-        """Show a report so far."""
-        rate = report.seen / report.seconds if report.seconds else 0.0
-        parts = [f"{report.seen} pictures", f"{rate:.0f}/s", f"{report.added} added", f"{report.unchanged} unchanged"]
-        if report.quarantined:
-            parts.append(f"[red]{len(report.quarantined)} unusable[/red]")
-        self._progress.update(self._task, description=", ".join(parts))
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    """One line. The total is unknown, since folders are walked as they are read."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    def close(self) -> None:
-        """Leave the last line as it is."""
-        self._progress.stop()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("looking for pictures", total=None)
+        yield lambda report: bar.update(task, description=_line(report))
+
+
+def _line(report: Report) -> str:
+    rate = report.seen / report.seconds if report.seconds else 0.0
+    parts = [f"{report.seen} pictures", f"{rate:.0f}/s", f"{report.added} added", f"{report.unchanged} unchanged"]
+    if report.quarantined:
+        parts.append(f"[red]{len(report.quarantined)} unusable[/red]")
+    return ", ".join(parts)

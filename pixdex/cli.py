@@ -84,7 +84,7 @@ def add(
 ) -> None:
     """Add pictures: folders are walked, what is there already is skipped, what is broken is reported."""
     from pixdex.errors import ConfigError
-    from pixdex.ingest import path_exists
+    from pixdex.pictures import path_exists
 
     kinds = dict(_split(text, ":", "--declare") for text in declare or ())
     fields = {name: _value(text, kinds.get(name)) for name, text in (_split(t, "=", "--field") for t in field or ())}
@@ -315,8 +315,7 @@ def _printable(text: str) -> str:
 def _write_page(target: Path, query: str, hits: Sequence[Hit]) -> None:
     from pixdex._html import page
     from pixdex.errors import ConfigError
-    from pixdex.index import names_file
-    from pixdex.ingest import shown
+    from pixdex.pictures import names_file, shown
 
     picture = Path(query).expanduser() if names_file(query) else None
     title = query if picture is None else shown(Path(picture.name))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as Sized
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -14,29 +13,30 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 import numpy as np
 
 from pixdex import encoders, rerankers
+from pixdex._progress import following
 from pixdex._records import check_ids, checked
 from pixdex.collection import Collection
 from pixdex.connectors import connect
 from pixdex.errors import ConfigError, InvalidImage, InvalidRecord, NotFound, Unsupported
+from pixdex.fields import AUTOMATIC, CONTENT, check_user_fields, declared, infer, spelled
 from pixdex.filters import F, Filter
-from pixdex.ingest import (
-    AUTOMATIC,
-    CONTENT,
+from pixdex.ingest import Progress, Report, ingest
+from pixdex.pictures import (
     NO_PICTURE,
     Item,
     Picture,
-    Progress,
-    Report,
-    check_user_fields,
+    as_path,
     content_hash,
     from_files,
-    infer,
-    ingest,
     is_folder,
     is_picture,
     load_picture,
+    names_file,
     path_exists,
+    root_of,
+    several,
     shown,
+    source_of,
 )
 from pixdex.rerankers.port import Candidate, Query
 from pixdex.types import Batch, Field, Hit, Kind, Payload, Source, Spec, Tuning, Vector, Want
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from pixdex.policy import Policy
     from pixdex.rerankers.port import Reranker
 
-__all__ = ["DEFAULT_ENCODER", "ImageIndex", "Info", "describe", "names_file", "open"]
+__all__ = ["DEFAULT_ENCODER", "ImageIndex", "Info", "describe", "open"]
 
 DEFAULT_ENCODER = "classic"
 IMAGE = "image"
@@ -106,7 +106,7 @@ def open(  # noqa: A001 - pixdex.open, as gzip.open
             name,
             collection=collection,
             encoder=_encoder_for(collection, encoder),
-            fields=tuple(_declared(key, kind) for key, kind in (fields or {}).items()),
+            fields=tuple(declared(key, kind) for key, kind in (fields or {}).items()),
             tokens=tokens,
             policy=policy,
         )
@@ -123,9 +123,14 @@ def _encoder_for(collection: Collection | None, encoder: Encoder | str | None) -
         encoder = DEFAULT_ENCODER if encoder is None else encoder
         loaded = encoders.load(encoder) if isinstance(encoder, str) else encoder
     if collection is not None:
-        collection.require(loaded.fingerprint, vector=IMAGE)
-        collection.require_tokens(loaded.token_spec)
+        _require(collection, loaded)
     return loaded
+
+
+def _require(collection: Collection, encoder: Encoder) -> None:
+    """Make sure that the collection's vectors and tokens are this encoder's."""
+    collection.require(encoder.fingerprint, vector=IMAGE)
+    collection.require_tokens(encoder.token_spec)
 
 
 def _own_encoder(name: str, reference: str) -> Encoder:
@@ -136,17 +141,6 @@ def _own_encoder(name: str, reference: str) -> Encoder:
             f"collection {name!r} was written by encoder {reference!r}, which cannot be made here: {error}. "
             "Say with encoder= where it is now"
         ) from error
-
-
-def _declared(name: str, kind: Kind | str | Field) -> Field:
-    if isinstance(kind, Field):
-        return replace(kind, name=name)
-    many = kind.endswith("[]")
-    try:
-        return Field(name=name, kind=Kind(kind.removesuffix("[]")), many=many)
-    except ValueError:
-        known = ", ".join(Kind)
-        raise ConfigError(f"field {name!r}: unknown kind {kind!r} (known: {known}; name[] for lists)") from None
 
 
 class ImageIndex:
@@ -188,9 +182,9 @@ class ImageIndex:
         """The collection, also when another handle has made it meanwhile."""
         if self._collection is None:
             with suppress(NotFound):
-                self._collection = Collection.open(
-                    self._connector, self._name, expect={IMAGE: self.encoder.fingerprint}, policy=self._policy
-                )
+                found = Collection.open(self._connector, self._name, policy=self._policy)
+                _require(found, self.encoder)
+                self._collection = found
         return self._collection
 
     def __enter__(self) -> Self:
@@ -243,15 +237,15 @@ class ImageIndex:
         """
         given = dict(fields or {})
         check_user_fields(given)
-        several = _several(pictures)
-        if isinstance(several, Sized):
-            self._check_pictures(several, source)
-            _check_count(several, ids)
+        given_pictures = several(pictures)
+        if isinstance(given_pictures, Sized):
+            self._check_pictures(given_pictures, source)
+            _check_count(given_pictures, ids)
         if ids is not None:
             _check_distinct(ids)
         notices = self._ready(given, tokens=tokens)
-        items = self._items(several, _canonical(given, self.collection.spec), ids, source)
-        with closing(_Bar.of(progress)) as bar:
+        items = self._items(given_pictures, _canonical(given, self.collection.spec), ids, source)
+        with following(progress) as follow:
             return ingest(
                 items,
                 self.collection,
@@ -259,7 +253,7 @@ class ImageIndex:
                 vector=IMAGE,
                 tokens=self.collection.spec.tokens is not None if tokens is None else tokens,
                 notices=notices,
-                progress=bar.show,
+                progress=follow,
             )
 
     def _check_pictures(self, pictures: Iterable[Picture], source: str | None) -> None:
@@ -270,14 +264,14 @@ class ImageIndex:
         for picture in pictures:
             if not is_picture(picture):
                 raise ConfigError(NO_PICTURE.format(type(picture).__name__))
-            path = _as_path(picture)
+            path = as_path(picture)
             if path is None:
                 continue
             if not path_exists(path):
                 raise ConfigError(f"{path} does not exist")
             if is_folder(path) and not any(from_files(path, "")):
                 raise ConfigError(f"no pictures in {path}")
-            name, root = _named(_root(path), source)
+            name, root = source_of(root_of(path), source)
             _check_source(name, root, roots)
             roots[name] = root
 
@@ -296,14 +290,14 @@ class ImageIndex:
         for field in self._fields:
             there = collection.spec.field(field.name)
             if there is not None and (there.kind, there.many) != (field.kind, field.many):
-                notices.append(f"field {field.name!r} stays {_spelled(there)}: this collection was made with it so")
+                notices.append(f"field {field.name!r} stays {spelled(there)}: this collection was made with it so")
         return notices + [_undeclared(name) for name in fields if collection.spec.field(name) is None]
 
     def _create(self, fields: Mapping[str, Any], *, tokens: bool) -> list[str]:
         if tokens and self.encoder.token_spec is None:
             raise Unsupported(f"encoder {self.encoder.name!r} makes no tokens")
-        declared = {f.name: f for f in self._fields}
-        suggested = {name: infer(name, value) for name, value in fields.items() if name not in declared}
+        said = {f.name: f for f in self._fields}
+        suggested = {name: infer(name, value) for name, value in fields.items() if name not in said}
         new = [field for field in suggested.values() if field is not None]
         spec = Spec(
             vectors=(
@@ -311,13 +305,13 @@ class ImageIndex:
                     name=IMAGE, dim=self.encoder.dim, metric=self.encoder.metric, fingerprint=self.encoder.fingerprint
                 ),
             ),
-            fields=(*AUTOMATIC, *declared.values(), *new),
+            fields=(*AUTOMATIC, *said.values(), *new),
             tokens=self.encoder.token_spec if tokens else None,
             encoder=self.encoder.reference,
         )
         _canonical(fields, spec)
         self._collection = Collection.create(self._connector, self._name, spec, policy=self._policy)
-        notices = [f"field {f.name!r} is declared as {_spelled(f)} (open(fields=...) overrides)" for f in new]
+        notices = [f"field {f.name!r} is declared as {spelled(f)} (open(fields=...) overrides)" for f in new]
         return notices + [_undeclared(name) for name, field in suggested.items() if field is None]
 
     def declare(self, fields: Fields) -> None:
@@ -329,15 +323,15 @@ class ImageIndex:
             Unsupported: the store cannot add a field to a live collection.
             InvalidRecord: a record holds a value of another kind.
         """
-        declared = tuple(_declared(name, kind) for name, kind in fields.items())
-        check_user_fields({f.name: f for f in declared})
+        asked = tuple(declared(name, kind) for name, kind in fields.items())
+        check_user_fields({f.name: f for f in asked})
         collection = self._existing()
         there = {f.name: f for f in (self._fields if collection is None else collection.spec.fields)}
-        for field in declared:
+        for field in asked:
             old = there.get(field.name, field)
             if (old.kind, old.many) != (field.kind, field.many):
-                raise ConfigError(f"field {field.name!r} is declared as {_spelled(old)} already, not {_spelled(field)}")
-        new = tuple(field for field in declared if field.name not in there)
+                raise ConfigError(f"field {field.name!r} is declared as {spelled(old)} already, not {spelled(field)}")
+        new = tuple(field for field in asked if field.name not in there)
         if collection is None:
             self._fields = (*self._fields, *new)
         elif new:
@@ -348,19 +342,19 @@ class ImageIndex:
     ) -> Iterator[Item | None]:
         if ids is not None:
             for record, picture in _with_ids(ids, pictures):
-                yield Item(record, _as_path(picture) or picture, fields)
+                yield Item(record, as_path(picture) or picture, fields)
             return
         for picture in pictures:
-            path = _as_path(picture)
+            path = as_path(picture)
             if path is None:
                 yield Item(None, picture, fields)
                 continue
-            for item in from_files(path, self._source(_root(path), source)):
+            for item in from_files(path, self._source(root_of(path), source)):
                 yield item if item is None else replace(item, payload=fields)
 
     def _source(self, root: Path, given: str | None) -> str:
         """The name that stands for ``root`` in ids; the collection remembers it."""
-        name, absolute = _named(root, given)
+        name, absolute = source_of(root, given)
         if name not in self._roots():
             self.collection.refresh()  # another handle may have taken the name meanwhile
         roots = self._roots()
@@ -411,8 +405,9 @@ class ImageIndex:
         if reranker is not None and reranker.uses_tokens and self.collection.spec.tokens is None:
             raise Unsupported("this collection keeps no tokens to rerank with: make a new one with tokens=True")
         asked = self._query(query, tokens=reranker is not None and reranker.uses_tokens)
-        if exclude_self and asked.itself is not None:
-            where = ~asked.itself if where is None else where & ~asked.itself
+        itself = asked.itself() if exclude_self else None
+        if itself is not None:
+            where = ~itself if where is None else where & ~itself
         if reranker is None:
             return self.collection.search_one(
                 asked.query.vector, k=k, where=where, using=IMAGE, threshold=threshold, tuning=tuning
@@ -425,10 +420,10 @@ class ImageIndex:
 
     def _query(self, query: Any, *, tokens: bool) -> _Asked:
         if isinstance(query, np.ndarray) and query.dtype != np.uint8:
-            return _Asked(Query(query), None)
+            return _Asked(Query(query), lambda: None)
         if isinstance(query, str) and not names_file(query):
             return self._by_id(query, tokens=tokens)
-        path = _as_path(query)
+        path = as_path(query)
         picture = query if path is None else path
         if path is not None and not path_exists(path):
             raise NotFound(f"{path} does not exist")
@@ -439,7 +434,7 @@ class ImageIndex:
         features = self.encoder.encode([self.encoder.prepare(pixels)], tokens=tokens)
         return _Asked(
             Query(features.vectors[0], None if features.tokens is None else features.tokens[0]),
-            F[CONTENT] == content_hash(picture),
+            lambda: F[CONTENT] == content_hash(picture),
         )
 
     def _by_id(self, record: str, *, tokens: bool) -> _Asked:
@@ -448,7 +443,7 @@ class ImageIndex:
             raise NotFound(f"{record!r} is neither a file nor an id in collection {self._name!r}")
         if not batch.present(IMAGE)[0]:
             raise Unsupported(f"record {record!r} has no image vector to search with")
-        return _Asked(Query(batch.vectors[IMAGE][0], (batch.tokens or (None,))[0]), F.ids([record]))
+        return _Asked(Query(batch.vectors[IMAGE][0], (batch.tokens or (None,))[0]), lambda: F.ids([record]))
 
     def _reranked(self, query: Query, first: Sequence[Hit], reranker: Reranker) -> list[Hit]:
         """The hits with the reranker's scores; those it cannot score keep their order, below."""
@@ -504,15 +499,6 @@ def describe(connector: Connector, name: str) -> Info:
     return _info(Collection.open(connector, name))
 
 
-def names_file(text: str) -> bool:
-    """Whether ``search`` takes this text for a file; ids may look like no path at all."""
-    path = _as_path(text)
-    try:
-        return path is not None and path.is_file()
-    except OSError:
-        return False
-
-
 def _info(collection: Collection) -> Info:
     spec = collection.spec
     vector = spec.vectors[0]
@@ -524,7 +510,7 @@ def _info(collection: Collection) -> Info:
         fingerprint=vector.fingerprint.digest,
         dim=vector.dim,
         metric=vector.metric,
-        fields={f.name: _spelled(f) for f in spec.fields},
+        fields={f.name: spelled(f) for f in spec.fields},
         tokens=None if spec.tokens is None else f"{spec.tokens.count} x {spec.tokens.dim} {spec.tokens.dtype}",
         sources={s.name: s.root for s in spec.sources},
     )
@@ -532,65 +518,10 @@ def _info(collection: Collection) -> Info:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A query ready to run, and the filter that finds itself."""
+    """A query ready to run, and what makes the filter that finds itself; asked for seldom, it may read a file."""
 
     query: Query
-    itself: Filter | None
-
-
-class _Bar:
-    """A progress bar on stderr, a caller's function, or nothing."""
-
-    def __init__(self, function: Progress | None, bar: Any = None) -> None:
-        self._function = function
-        self._bar = bar
-
-    @classmethod
-    def of(cls, progress: Progress | bool | None) -> _Bar:  # noqa: FBT001 - as the public argument
-        import sys
-
-        if callable(progress):
-            return cls(progress)
-        if progress is False or (progress is None and not sys.stderr.isatty()):
-            return cls(None)
-        from pixdex._progress import Bar
-
-        bar = Bar()
-        return cls(bar.show, bar)
-
-    def show(self, report: Report) -> None:
-        if self._function is not None:
-            self._function(report)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _several(pictures: Picture | Iterable[Picture]) -> Iterable[Picture]:
-    return [pictures] if is_picture(pictures) or not isinstance(pictures, Iterable) else pictures
-
-
-def _as_path(picture: Picture) -> Path | None:
-    if not isinstance(picture, str | os.PathLike):
-        return None
-    path = Path(os.fsdecode(picture))
-    try:
-        return path.expanduser()
-    except RuntimeError:  # ~ of nobody: a name like any other
-        return path
-
-
-def _root(path: Path) -> Path:
-    return path if is_folder(path) else path.parent
-
-
-def _named(root: Path, given: str | None) -> tuple[str, str]:
-    """The source name of a folder, and the folder as the collection remembers it."""
-    if given is not None and "/" in given:
-        raise ConfigError(f"source {given!r}: a name without '/', or ids of two sources could be the same")
-    there = root.resolve()
-    return given or shown(Path(there.name)) or "root", shown(there)
+    itself: Callable[[], Filter | None]
 
 
 def _check_source(name: str, root: str, roots: Mapping[str, str]) -> None:
@@ -601,7 +532,8 @@ def _check_source(name: str, root: str, roots: Mapping[str, str]) -> None:
 
 
 def _check_count(pictures: Sized[Picture], ids: Sequence[str] | None) -> None:
-    folders = ids is not None and any(_is_folder(picture) for picture in pictures)
+    paths = [] if ids is None else [as_path(picture) for picture in pictures]
+    folders = any(path is not None and is_folder(path) for path in paths)
     if ids is not None and (folders or len(ids) != len(pictures)):
         raise ConfigError(f"{len(ids)} ids for {len(pictures)} pictures: give one id per picture, and no folders")
 
@@ -623,15 +555,6 @@ def _with_ids(ids: Sequence[str], pictures: Iterable[Picture]) -> Iterator[tuple
         yield record, picture
     if any(True for _ in rest):
         raise ConfigError(f"{len(ids)} ids for more pictures: give one id per picture")
-
-
-def _is_folder(picture: Picture) -> bool:
-    path = _as_path(picture)
-    return path is not None and is_folder(path)
-
-
-def _spelled(field: Field) -> str:
-    return f"{field.kind}{'[]' if field.many else ''}"
 
 
 def _undeclared(name: str) -> str:

@@ -9,74 +9,33 @@ same again goes on from there.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from PIL import Image
 
 from pixdex._records import coerce
-from pixdex.encoders import images
-from pixdex.errors import ConfigError, InvalidImage
+from pixdex.errors import InvalidImage
+from pixdex.fields import AUTOMATIC_NAMES, CONTENT
 from pixdex.filters import F
-from pixdex.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Batch, Field, Kind, Metric, Payload, Want
+from pixdex.pictures import Item, content_hash, load_picture, shown
+from pixdex.types import MAX_TEXT_BYTES, Batch, Metric, Payload, Want
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pixdex.collection import Collection
-    from pixdex.encoders.port import Encoder, Pixels
+    from pixdex.encoders.port import Encoder
 
-__all__ = [
-    "AUTOMATIC",
-    "CONTENT",
-    "NO_PICTURE",
-    "Item",
-    "Picture",
-    "Progress",
-    "Quarantined",
-    "Report",
-    "check_user_fields",
-    "content_hash",
-    "from_files",
-    "infer",
-    "ingest",
-    "is_folder",
-    "is_picture",
-    "load_picture",
-    "path_exists",
-    "shown",
-]
+__all__ = ["Progress", "Quarantined", "Report", "ingest"]
 
-CONTENT = "content"
-AUTOMATIC = (
-    Field(name="path", kind=Kind.TEXT),
-    Field(name="width", kind=Kind.INT),
-    Field(name="height", kind=Kind.INT),
-    Field(name="taken", kind=Kind.TIME),
-    Field(name="place", kind=Kind.GEO),
-    Field(name=CONTENT, kind=Kind.TEXT),
-)
-"""What every picture brings itself; ``taken`` and ``place`` only where its EXIF data has them."""
-
-_AUTOMATIC_NAMES = frozenset(f.name for f in AUTOMATIC)
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 _CHUNK = 128
-_READ = 1 << 20
-
-Picture: TypeAlias = Any
-"""A path, bytes of a picture file, an array or a PIL image."""
-NO_PICTURE = "a picture is a path, bytes, a uint8 array or a PIL image, not {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,178 +76,6 @@ class Report:
 
 Progress: TypeAlias = Callable[[Report], None]
 """Called with the report so far, after every written batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One picture to be added: its id (None: its content hash), what it is, its payload so far."""
-
-    id: str | None
-    picture: Picture
-    payload: Payload = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """How reports call it."""
-        return shown(self.picture) if isinstance(self.picture, Path) else self.id or f"<{type(self.picture).__name__}>"
-
-
-# --- finding ----------------------------------------------------------------------------------------
-
-
-def from_files(root: Path, source: str) -> Iterator[Item | None]:
-    """The pictures under a folder, or one file, in the order of their paths; None for each other file.
-
-    Links to folders are not followed, so that loops end. A folder that cannot be read stands for itself,
-    so that the report names it.
-    """
-    if not is_folder(root):
-        yield Item(_path_id(source, root.name), root)
-        return
-    closed: list[OSError] = []
-    for folder, folders, names in os.walk(root, onerror=closed.append):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            yield Item(_path_id(source, path.relative_to(root).as_posix()), path) if _is_picture(path) else None
-    for error in closed:
-        path = Path(error.filename)
-        yield Item(_path_id(source, path.relative_to(root).as_posix()), path)
-
-
-def is_folder(path: Path) -> bool:
-    """Whether the path is a folder; what the system refuses to look at is none."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
-def path_exists(path: Path) -> bool:
-    """Whether there is something at the path, be it a link that leads nowhere; what the system refuses to
-    look at is not there.
-    """
-    try:
-        return path.exists() or path.is_symlink()
-    except OSError:
-        return False
-
-
-def _is_picture(path: Path) -> bool:
-    """By its suffix, whatever stands under it; a file of another name by its first bytes."""
-    if path.suffix.lower() in SUFFIXES:
-        return True
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return False
-        with path.open("rb") as file:
-            head = file.read(12)
-    except OSError:
-        return False
-    return head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8")) or (
-        head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    )
-
-
-def _path_id(source: str, relative: str) -> str:
-    """``source/relative``, or the BLAKE2b-128 of its bytes when it is no id."""
-    name = f"{source}/{relative}"
-    raw = os.fsencode(name)
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return hashlib.blake2b(raw, digest_size=16).hexdigest()
-    return name if len(raw) <= MAX_ID_BYTES else hashlib.blake2b(raw, digest_size=16).hexdigest()
-
-
-def shown(path: Path) -> str:
-    """A path as text that any store and terminal takes."""
-    return os.fsencode(path).decode(errors="backslashreplace")
-
-
-# --- looking at one picture -------------------------------------------------------------------------
-
-
-def content_hash(picture: Picture) -> str:
-    """BLAKE2b-128 of a file's bytes; of the pixels for arrays and PIL images.
-
-    Raises:
-        InvalidImage: the file cannot be read, or it is no picture at all.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    if isinstance(picture, Path):
-        try:
-            with _opened(picture) as file:
-                while chunk := file.read(_READ):
-                    digest.update(chunk)
-        except OSError as error:
-            raise InvalidImage(_unreadable(error)) from error
-    elif isinstance(picture, bytes | bytearray | memoryview):
-        digest.update(picture)
-    else:
-        pixels = load_picture(picture)[0]
-        digest.update(repr(pixels.shape).encode())
-        digest.update(np.ascontiguousarray(pixels).tobytes())
-    return digest.hexdigest()
-
-
-def load_picture(picture: Picture) -> tuple[Pixels, dict[str, Any]]:
-    """The upright pixels and the automatic fields of a picture, without path and content hash.
-
-    Raises:
-        InvalidImage: it cannot be used; the message is the reason.
-    """
-    if isinstance(picture, Path):
-        return _load_bytes(_read(picture))
-    if isinstance(picture, bytes | bytearray | memoryview):
-        return _load_bytes(bytes(picture))
-    if not is_picture(picture):
-        raise InvalidImage(NO_PICTURE.format(type(picture).__name__))
-    pixels = images.from_array(picture) if isinstance(picture, np.ndarray) else images.from_pil(picture)
-    return pixels, {"width": pixels.shape[1], "height": pixels.shape[0]}
-
-
-def is_picture(value: Any) -> bool:
-    """Whether ``value`` is of a type that can be a picture."""
-    return isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with _opened(path) as file:
-            return file.read()
-    except OSError as error:
-        raise InvalidImage(_unreadable(error)) from error
-
-
-def _opened(path: Path) -> BinaryIO:
-    """The file, once it is known that reading it comes to an end."""
-    try:
-        status = path.stat()
-    except ValueError as error:
-        raise InvalidImage(f"not a path: {error}") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise InvalidImage("a folder, which cannot be read as a picture or walked")
-    if not stat.S_ISREG(status.st_mode):
-        raise InvalidImage("not a regular file")
-    limit = images.Limits().max_bytes
-    if status.st_size > limit:
-        raise InvalidImage(f"{status.st_size} bytes, the limit is {limit}")
-    return path.open("rb")
-
-
-def _unreadable(error: OSError) -> str:
-    return f"cannot be read: {(error.strerror or str(error)).lower()}"
-
-
-def _load_bytes(source: bytes) -> tuple[Pixels, dict[str, Any]]:
-    decoded = images.decode(source)
-    fields: dict[str, Any] = {"width": decoded.width, "height": decoded.height}
-    if decoded.taken is not None:
-        fields["taken"] = decoded.taken
-    if decoded.place is not None:
-        fields["place"] = {"lat": decoded.place[0], "lon": decoded.place[1]}
-    return decoded.pixels, fields
 
 
 # --- the pipeline -----------------------------------------------------------------------------------
@@ -345,7 +132,7 @@ def ingest(
     progress: Progress | None = None,
     threads: int | None = None,
 ) -> Report:
-    """Add pictures to a collection that declares the ``AUTOMATIC`` fields.
+    """Add pictures to a collection that declares the ``fields.AUTOMATIC`` ones.
 
     ``items`` may hold None for what was passed over. ``vector`` is the name the vectors are written
     under. With ``tokens`` records get the encoder's tokens too.
@@ -362,8 +149,9 @@ def ingest(
             hashing = [(item, pool.submit(content_hash, item.picture)) for item in chunk]
             pipeline.write(ahead)  # while the next chunk is being hashed
             ahead = hashing
-            if progress is not None and tally.report(notices).seen:
-                progress(tally.report(notices))
+            so_far = tally.report(notices)
+            if progress is not None and so_far.seen:
+                progress(so_far)
         pipeline.write(ahead)
         collection.flush()
     finally:
@@ -410,13 +198,16 @@ class _Pipeline:
 
     def write(self, hashing: Sequence[tuple[Item, Future[str]]]) -> None:
         fresh = self._reuse(self._without_known(self._hashed(hashing)))
-        firsts = list({one.content: one for one in reversed(fresh)}.values())[::-1]
-        self._add(firsts)
-        copies = [one for one in fresh if all(one is not first for first in firsts)]
+        firsts: dict[str, _Seen] = {}
+        for one in fresh:
+            firsts.setdefault(one.content, one)
+        self._add(list(firsts.values()))
+        copies = [one for one in fresh if firsts[one.content] is not one]
         self._add(self._reuse(copies))  # what is left of them: their first could not be used, or is not visible yet
 
     def _add(self, seen: Sequence[_Seen]) -> None:
-        for batch in self._encoded(seen):
+        batch = self._encoded(seen)
+        if len(batch):
             self._collection.upsert(batch)
             self._tally.added += len(batch)
 
@@ -455,7 +246,7 @@ class _Pipeline:
                 self._tally.unchanged += 1
             else:
                 before = (stored.payloads or ())[row]
-                kept = {key: value for key, value in before.items() if key not in _AUTOMATIC_NAMES}
+                kept = {key: value for key, value in before.items() if key not in AUTOMATIC_NAMES}
                 changed.append(replace(one, payload={**kept, **one.payload}))
         return changed
 
@@ -527,7 +318,7 @@ class _Pipeline:
         payloads = []
         for one, record in old:
             before = (record.payloads or ({},))[0]
-            automatic = {key: value for key, value in before.items() if key in _AUTOMATIC_NAMES}
+            automatic = {key: value for key, value in before.items() if key in AUTOMATIC_NAMES}
             payloads.append({**automatic, **one.payload})
         vectors, absent = {}, {}
         for vector in self._collection.spec.vectors:
@@ -540,7 +331,7 @@ class _Pipeline:
         tokens = tuple(_tokens(record) for _, record in old)
         return Batch(tuple(one.id for one, _ in old), vectors, tuple(payloads), tokens, absent)
 
-    def _encoded(self, seen: Sequence[_Seen]) -> Iterator[Batch]:
+    def _encoded(self, seen: Sequence[_Seen]) -> Batch:
         """The items decoded in threads, encoded in batches, in order."""
         futures = [self._pool.submit(self._prepare, one) for one in seen]
         ready: list[_Ready] = []
@@ -555,8 +346,7 @@ class _Pipeline:
                 ready = []
         if ready:
             pieces.append(self._encode(ready))
-        if pieces:
-            yield Batch.concat(pieces)
+        return Batch.concat(pieces)
 
     def _prepare(self, seen: _Seen) -> _Ready:
         try:
@@ -589,43 +379,3 @@ class _Pipeline:
 def _tokens(record: Batch) -> NDArray[Any] | None:
     """The tokens of a batch of one."""
     return (record.tokens or (None,))[0]
-
-
-def infer(name: str, value: Any) -> Field | None:
-    """The field that a value suggests; None when it suggests none.
-
-    Raises:
-        ConfigError: the name cannot be a field's.
-    """
-    many = isinstance(value, list | tuple | set | frozenset) and not _is_place(value)
-    example = next(iter(value), None) if many else value
-    kind = _kind(example)
-    return None if kind is None else Field(name=name, kind=kind, many=many)
-
-
-def _kind(value: Any) -> Kind | None:
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, bool):
-        return Kind.BOOL
-    if _is_place(value):
-        return Kind.GEO
-    kinds = ((int, Kind.INT), (float, Kind.FLOAT), (str, Kind.TEXT), (datetime, Kind.TIME))
-    return next((kind for python, kind in kinds if isinstance(value, python)), None)
-
-
-def _is_place(value: Any) -> bool:
-    """A tuple of two numbers; a list of two may be a list of numbers."""
-    if isinstance(value, Mapping):
-        return value.keys() == {"lat", "lon"}
-    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
-
-
-def check_user_fields(fields: Mapping[str, Any]) -> None:
-    """Refuse names that pixdex fills itself.
-
-    Raises:
-        ConfigError: the name is taken.
-    """
-    taken = _AUTOMATIC_NAMES & fields.keys()
-    if taken:
-        raise ConfigError(f"field {min(taken)!r} is filled by pixdex: use another name")

@@ -15,6 +15,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from importlib import import_module
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -27,6 +28,7 @@ from pixdex.encoders.port import Pixels
 from pixdex.errors import InvalidImage
 
 __all__ = [
+    "SIGNATURE_BYTES",
     "WHITE",
     "Decoded",
     "Limits",
@@ -35,6 +37,8 @@ __all__ = [
     "decode",
     "from_array",
     "from_pil",
+    "is_pil",
+    "looks_like_picture",
     "resize",
     "thumbnail_jpeg",
 ]
@@ -238,6 +242,25 @@ _SIGNATURES = (
 )
 
 
+SIGNATURE_BYTES = 12
+"""How much of a file ``looks_like_picture`` wants to see."""
+_UNMISTAKABLE = frozenset({"JPEG", "PNG", "GIF", "WEBP"})
+"""Formats whose signature no other file starts with: two letters, as BMP and PPM have, are in many a text."""
+
+
+def looks_like_picture(head: bytes) -> bool:
+    """Whether the first bytes of a file, whatever it is called, are certainly those of a picture."""
+    try:
+        return _sniff(head) in _UNMISTAKABLE
+    except InvalidImage:
+        return False
+
+
+def is_pil(value: Any) -> bool:
+    """Whether ``value`` is a Pillow picture."""
+    return isinstance(value, Image.Image)
+
+
 def _decode_jpeg(source: bytes, limits: Limits) -> tuple[Pixels, exif.Exif]:
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(source, strict=False)
@@ -286,35 +309,22 @@ def _pillow_reason(error: Exception, name: str) -> str:
     return f"truncated {name}" if "truncated" in text.lower() else f"truncated or corrupt {name}: {text}"
 
 
+_PLUGINS = {
+    "PNG": ("PngImagePlugin", "PngImageFile"),
+    "WEBP": ("WebPImagePlugin", "WebPImageFile"),
+    "GIF": ("GifImagePlugin", "GifImageFile"),
+    "BMP": ("BmpImagePlugin", "BmpImageFile"),
+    "TIFF": ("TiffImagePlugin", "TiffImageFile"),
+    "AVIF": ("AvifImagePlugin", "AvifImageFile"),
+    "PPM": ("PpmImagePlugin", "PpmImageFile"),
+}
+
+
 def _plugin(name: str) -> Callable[[io.BytesIO], Image.Image]:
     """The Pillow class that reads a format, imported when first needed."""
-    if name == "PNG":
-        from PIL.PngImagePlugin import PngImageFile
-
-        return PngImageFile
-    if name == "WEBP":
-        from PIL.WebPImagePlugin import WebPImageFile
-
-        return WebPImageFile
-    if name == "GIF":
-        from PIL.GifImagePlugin import GifImageFile
-
-        return GifImageFile
-    if name == "BMP":
-        from PIL.BmpImagePlugin import BmpImageFile
-
-        return BmpImageFile
-    if name == "TIFF":
-        from PIL.TiffImagePlugin import TiffImageFile
-
-        return TiffImageFile
-    if name == "AVIF":
-        from PIL.AvifImagePlugin import AvifImageFile
-
-        return AvifImageFile
-    from PIL.PpmImagePlugin import PpmImageFile
-
-    return PpmImageFile
+    module, reader = _PLUGINS[name]
+    found: Callable[[io.BytesIO], Image.Image] = getattr(import_module(f"PIL.{module}"), reader)
+    return found
 
 
 def _webp_size(source: bytes) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "pixdex"
 
 SPINE = {"errors", "types", "scores", "filters"}
-IMAGES = {"encoders.images"}  # decoding belongs to the encoders; ingest reads pictures with it
+IMAGES = {"encoders.images"}  # decoding belongs to the encoders; pictures are read with it
 RULES: dict[str, set[str]] = {
     "__init__": {"*"},
     "errors": set(),
@@ -21,11 +21,13 @@ RULES: dict[str, set[str]] = {
     "filters*": {"types", "errors"},  # and one another
     "_records": {"types", "errors"},
     "collection": {"connectors.port", "connectors.address", "policy", "_records", *SPINE},
-    "ingest": {"collection", "_records", "encoders.port", *IMAGES, *SPINE},
-    "index": {"collection", "ingest", "encoders", "encoders.port", "rerankers", "rerankers.port", "connectors"}
-    | {"connectors.port", "policy", "_progress", "_records", *SPINE},
+    "pictures": {"encoders.port", *IMAGES, *SPINE},
+    "fields": {*SPINE},
+    "ingest": {"collection", "_records", "pictures", "fields", "encoders.port", *SPINE},
+    "index": {"collection", "ingest", "pictures", "fields", "encoders", "encoders.port", "rerankers"}
+    | {"rerankers.port", "connectors", "connectors.port", "policy", "_progress", "_records", *SPINE},
     "_progress": {"ingest"},
-    "_html": {"ingest", *IMAGES, *SPINE},
+    "_html": {"pictures", *IMAGES, *SPINE},
     "demo": {"index", *SPINE},
     "cli": {"*"},
     "connectors": {"connectors.port", "connectors.address", "errors"},
@@ -56,7 +58,7 @@ LIBRARIES = {
     "pymilvus": ["connectors.milvus", "connectors._milvus_*"],
     "typer": ["cli"],
     "rich": ["cli", "_progress"],
-    "PIL": ["encoders.*", "demo", "ingest"],
+    "PIL": ["encoders.*", "demo"],
     "simplejpeg": ["encoders.*"],
 }
 

@@ -23,7 +23,7 @@ from pixdex.errors import (
     Unsupported,
 )
 from pixdex.index import describe
-from pixdex.ingest import content_hash
+from pixdex.pictures import content_hash
 
 
 def ids(hits: list[pixdex.Hit]) -> list[str]:
@@ -690,3 +690,25 @@ def test_tokens_of_another_kind_are_refused_when_opened(tmp_path):
 def test_a_path_that_no_system_takes_does_not_exist(photos, path):
     with pytest.raises(ConfigError, match="does not exist"):
         photos.add(path, progress=False)
+
+
+def test_a_handle_opened_early_checks_the_tokens_of_a_collection_made_meanwhile(tmp_path):
+    url = f"pq://{tmp_path / 'store.pix'}"
+    fewer = toys.ToyEncoder()
+    fewer.token_spec = replace(fewer.token_spec, count=5)
+    with pixdex.open(url, encoder=fewer) as early:
+        with pixdex.open(url, encoder=toys.ToyEncoder(), tokens=True) as other:
+            other.add(np.zeros((8, 8, 3), np.uint8), progress=False)
+        with pytest.raises(FingerprintMismatch, match="16 x 3 int8, this encoder makes 5 x 3 int8"):
+            early.add(np.ones((8, 8, 3), np.uint8), progress=False)
+
+
+def test_a_search_hashes_its_picture_only_to_leave_it_out(photos, monkeypatch):
+    picture = np.zeros((8, 8, 3), np.uint8)
+    photos.add([picture, picture + 9], ids=["a", "b"], progress=False)
+    hashed = []
+    monkeypatch.setattr("pixdex.index.content_hash", lambda given: hashed.append(1) or content_hash(given))
+    assert len(photos.search(picture)) == 2
+    assert not hashed
+    assert [hit.id for hit in photos.search(picture, exclude_self=True)] == ["b"]
+    assert hashed

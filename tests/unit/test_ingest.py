@@ -19,8 +19,10 @@ from PIL import Image
 import pixdex
 from pixdex import F
 from pixdex.errors import ConfigError, InvalidImage, InvalidRecord, PartialWrite, StoreUnavailable
+from pixdex.fields import AUTOMATIC, check_user_fields, infer
 from pixdex.index import ImageIndex
-from pixdex.ingest import AUTOMATIC, Item, Report, check_user_fields, content_hash, from_files, infer, load_picture
+from pixdex.ingest import Report
+from pixdex.pictures import Item, content_hash, from_files, load_picture
 from pixdex.policy import Policy
 from pixdex.types import Kind
 
