@@ -28,7 +28,7 @@ A retry reads ``error.retryable`` and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "AccessDenied",
@@ -50,7 +50,18 @@ __all__ = [
     "StoreTimeout",
     "StoreUnavailable",
     "Unsupported",
+    "nearest",
 ]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean ...? known: ...)``, for messages about a name that is not known."""
+    import difflib
+
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    return f" ({guess}known: {', '.join(names) or 'none'})"
 
 
 class PixdexError(Exception):

@@ -77,6 +77,7 @@ class Policy:
             PixdexError: the last error, when it is not retryable or tries ran out.
         """
         end = self.clock() + self.deadline
+        met: PixdexError | None = None
         for number in range(1, self.attempts + 1):
             left = end - self.clock()
             if left <= 0:
@@ -85,6 +86,7 @@ class Policy:
             try:
                 result = attempt(min(self.attempt_timeout, left))
             except PixdexError as error:
+                met = error
                 self.observe(Attempt(call, number, self.clock() - started, error))
                 wait = self._wait(number, error)
                 if not self._again(call, number, error) or self.clock() + wait >= end:
@@ -93,7 +95,7 @@ class Policy:
             else:
                 self.observe(Attempt(call, number, self.clock() - started, None))
                 return result
-        raise StoreTimeout(f"{call.verb} on {call.collection!r} did not finish within {self.deadline:g} s")
+        raise StoreTimeout(f"{call.verb} on {call.collection!r} did not finish within {self.deadline:g} s") from met
 
     def _again(self, call: Call, number: int, error: PixdexError) -> bool:
         return isinstance(error, StoreError) and error.retryable and call.idempotent and number < self.attempts

@@ -1,16 +1,15 @@
 """Connectors: one store, one file, found by the scheme of an address.
 
 A connector registers a factory ``(Address) -> Connector`` under its scheme in the entry-point group
-``pixdex.connectors``; the built-in ones use the same door.
+``pixdex.connectors``.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
-from pixdex.connectors.address import DEFAULT_COLLECTION, nearest, parse
-from pixdex.errors import ConfigError
+from pixdex import _plugins
+from pixdex.connectors.address import DEFAULT_COLLECTION, parse
 
 if TYPE_CHECKING:
     from pixdex.connectors.port import Connector
@@ -20,9 +19,9 @@ __all__ = ["available", "connect"]
 GROUP = "pixdex.connectors"
 
 
-def available() -> dict[str, EntryPoint]:
-    """Scheme -> entry point of every installed connector."""
-    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
+def available() -> list[str]:
+    """The schemes of the installed connectors, sorted."""
+    return list(_plugins.installed(GROUP))
 
 
 def connect(url: str) -> tuple[Connector, str]:
@@ -34,8 +33,5 @@ def connect(url: str) -> tuple[Connector, str]:
         StoreError: the store cannot be opened.
     """
     address = parse(url)
-    known = available()
-    if address.scheme not in known:
-        raise ConfigError(f"unknown store {address.scheme}://{nearest(address.scheme, list(known))}")
-    connector: Connector = known[address.scheme].load()(address)
+    connector: Connector = _plugins.load(GROUP, "store", address.scheme)(address)
     return connector, address.collection or DEFAULT_COLLECTION

@@ -56,7 +56,8 @@ def translated(name: str = "") -> Iterator[None]:
             f"collection {name!r}: {error.message}" if name else error.message
         ) from error
     except grpc.RpcError as error:
-        raise _kind(error.code(), error.details())(error.details()) from error
+        details = error.details() or str(error.code())
+        raise _kind(error.code(), details)(details) from error
     except PermissionError as error:
         raise errors.AccessDenied(str(error)) from error
     except OSError as error:
@@ -96,6 +97,7 @@ _FILTERS: Mapping[str, logging.Filter] = {
 
 @contextmanager
 def quiet() -> Iterator[None]:
+    """Keeps client and server from logging what is raised anyway, while a call of ours runs."""
     for logger, known in _FILTERS.items():
         logging.getLogger(logger).addFilter(known)  # once: it is the same object
     caller = threading.get_ident()

@@ -5,21 +5,20 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from pixdex.connectors import _pq_sql
+from pixdex.connectors._deadline import Deadline
 from pixdex.connectors._pq_errors import DATABASE, SQLITE_DENIED, translated
 from pixdex.connectors._pq_lock import WriterLock
 from pixdex.connectors._pq_segments import sync_directory
 from pixdex.errors import AccessDenied, NotFound, StoreError, StoreFormat, StoreTimeout
 
-__all__ = ["Deadline", "Store"]
+__all__ = ["Store"]
 
 LOCK, SEGMENTS = "pixdex.lock", "segments"
 APPLICATION, VERSION = 0x70697864, 1  # "pixd"
@@ -30,27 +29,6 @@ _OURS = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-
 
 Place: TypeAlias = tuple[int, int]
 """Which file a database is: a path may be removed and made anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """When a call must stop: on the monotonic clock, None for never."""
-
-    at: float | None
-
-    @classmethod
-    def after(cls, timeout: float | None) -> Deadline:
-        """The deadline ``timeout`` seconds from now."""
-        return cls(None if timeout is None else time.monotonic() + timeout)
-
-    def left(self, most: float) -> float:
-        """Seconds left, at most ``most``."""
-        return most if self.at is None else max(0.0, min(most, self.at - time.monotonic()))
-
-    def check(self) -> None:
-        """Raise StoreTimeout when it has passed. Called between steps, never after a commit."""
-        if self.at is not None and time.monotonic() > self.at:
-            raise StoreTimeout("the embedded store ran out of time: allow more, or ask for less")
 
 
 class Store:

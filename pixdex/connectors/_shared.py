@@ -10,11 +10,12 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
 
-from pixdex.errors import StoreError
+from pixdex.errors import StoreError, StoreFormat
 
-__all__ = ["Lease", "Share", "Shared"]
+__all__ = ["Lease", "Share", "Shared", "holds_store"]
 
 T = TypeVar("T")
 
@@ -102,3 +103,17 @@ class Share(Generic[T]):
             lease, self._lease, self._closed = self._lease, None, True
         if lease is not None:
             lease.release()
+
+
+def holds_store(path: str, mark: str, kind: str) -> bool:
+    """Whether there is a store of that kind at ``path``, known by an entry ``mark``; an empty directory is none yet.
+
+    Raises:
+        StoreFormat: there is something else.
+        OSError: it cannot be looked at.
+    """
+    place = Path(path)
+    entries = {entry.name for entry in place.iterdir()} if place.is_dir() else set()
+    if place.is_file() or (entries and mark not in entries):
+        raise StoreFormat(f"{path} exists and is no {kind} directory")
+    return bool(entries)

@@ -8,7 +8,6 @@ the environment variable that holds one.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -16,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_type_hints
 from urllib.parse import parse_qsl, unquote
 
-from pixdex.errors import ConfigError
+from pixdex.errors import ConfigError, nearest
 
-__all__ = ["DEFAULT_COLLECTION", "Address", "nearest", "parse"]
+__all__ = ["DEFAULT_COLLECTION", "Address", "check_collection", "parse"]
 
 DEFAULT_COLLECTION = "main"
 
@@ -99,13 +98,6 @@ def check_collection(name: str) -> str:
     if not _COLLECTION.match(name):
         raise ConfigError(f"collection name {name!r}: use letters, digits, '_', '-' and '.', 128 at most")
     return name
-
-
-def nearest(word: str, known: Mapping[str, Any] | list[str]) -> str:
-    """`` (did you mean ...? known: ...)`` for error messages."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    guess = f"did you mean {close[0]!r}? " if close else ""
-    return f" ({guess}known: {', '.join(sorted(known)) or 'none'})"
 
 
 def _convert(key: str, text: str, kind: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 from pixdex import errors
 from pixdex.connectors._milvus_filters import OPERATORS, after, ids_in, to_expression
 from pixdex.connectors._rows import current, to_batch, to_hit, wanted
-from pixdex.connectors._shared import Share, Shared
+from pixdex.connectors._shared import Share, Shared, holds_store
 from pixdex.connectors.address import Address
 from pixdex.connectors.port import Capabilities
 from pixdex.errors import MissingDependency
@@ -109,12 +109,8 @@ def _open_lite(path: str) -> _Lite:
 
 def _found(path: str) -> bool:
     """Whether a Milvus Lite directory is at ``path``; an empty one is none yet."""
-    place = Path(path)
     with translated():
-        entries = {entry.name for entry in place.iterdir()} if place.is_dir() else set()
-        if place.is_file() or (entries and "collections" not in entries):
-            raise errors.StoreFormat(f"{path} exists and is no Milvus Lite 3 directory")
-    return bool(entries)
+        return holds_store(path, "collections", "Milvus Lite 3")
 
 
 _LITE = Shared(_open_lite, _Lite.close)

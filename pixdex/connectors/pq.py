@@ -20,8 +20,9 @@ import orjson
 
 from pixdex.connectors import _pq_records as records
 from pixdex.connectors import _pq_sql
+from pixdex.connectors._deadline import Deadline
 from pixdex.connectors._pq_scan import scan
-from pixdex.connectors._pq_store import Deadline, Store
+from pixdex.connectors._pq_store import Store
 from pixdex.connectors._pq_vectors import Vectors
 from pixdex.connectors.port import Capabilities
 from pixdex.errors import AlreadyExists, ConfigError, NotFound, Unsupported

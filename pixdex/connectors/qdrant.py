@@ -10,7 +10,6 @@ holds a share of a client and knows nothing of how that is opened; ``connect`` s
 from __future__ import annotations
 
 import math
-import time
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from pixdex import errors
+from pixdex.connectors._deadline import Deadline
 from pixdex.connectors._rows import current, to_batch, to_hit, wanted
-from pixdex.connectors._shared import Share, Shared
+from pixdex.connectors._shared import Share, Shared, holds_store
 from pixdex.connectors.address import Address
 from pixdex.connectors.port import Capabilities
 from pixdex.errors import MissingDependency
@@ -79,12 +79,8 @@ def _open_local(path: str) -> QdrantClient:
 
 def _found(path: str) -> bool:
     """Whether a Qdrant directory is at ``path``; an empty one is none yet."""
-    place = Path(path)
     with translated():
-        entries = {entry.name for entry in place.iterdir()} if place.is_dir() else set()
-        if place.is_file() or (entries and "meta.json" not in entries):
-            raise errors.StoreFormat(f"{path} exists and is no Qdrant directory")
-    return bool(entries)
+        return holds_store(path, "meta.json", "Qdrant")
 
 
 def _probe_lock(path: Path) -> None:
@@ -129,7 +125,7 @@ class Qdrant:
         return Spec.from_json(metadata[_METADATA])
 
     def alter(self, name: str, spec: Spec, *, timeout: float | None) -> None:
-        deadline = _Deadline(timeout)
+        deadline = Deadline.after(timeout)
         with self._calling() as client:
             old = self.describe(name, timeout=timeout)
             fields = [field for field in spec.fields if field not in old.fields]
@@ -283,7 +279,7 @@ def _index(client: QdrantClient, name: str, fields: Sequence[Field]) -> None:
                 client.create_payload_index(name, key, schema)
 
 
-def _back_fill(client: QdrantClient, name: str, fields: Sequence[Field], deadline: _Deadline) -> None:
+def _back_fill(client: QdrantClient, name: str, fields: Sequence[Field], deadline: Deadline) -> None:
     after: Any = None
     while True:
         read, after = client.scroll(name, limit=LOCAL.max_batch, offset=after, with_payload=["payload"])
@@ -303,16 +299,3 @@ def _back_fill(client: QdrantClient, name: str, fields: Sequence[Field], deadlin
 def _whole(timeout: float | None) -> int | None:
     """Seconds as the client takes them; local mode takes no notice."""
     return None if timeout is None else max(1, math.ceil(timeout))
-
-
-class _Deadline:
-    """When a call of several steps has to stop."""
-
-    __slots__ = ("_end",)
-
-    def __init__(self, timeout: float | None) -> None:
-        self._end = None if timeout is None else time.monotonic() + timeout
-
-    def check(self) -> None:
-        if self._end is not None and time.monotonic() > self._end:
-            raise errors.StoreTimeout("Qdrant did not finish in time")

@@ -18,6 +18,7 @@ RULES: dict[str, set[str]] = {
     "types": {"errors"} | {"filters"},  # filters for annotations only, see below
     "scores": {"types"},
     "policy": {"errors"},
+    "_plugins": {"errors"},
     "filters*": {"types", "errors"},  # and one another
     "_records": {"types", "errors"},
     "collection": {"connectors.port", "connectors.address", "policy", "_records", *SPINE},
@@ -30,16 +31,23 @@ RULES: dict[str, set[str]] = {
     "_html": {"pictures", *IMAGES, *SPINE},
     "demo": {"index", *SPINE},
     "cli": {"*"},
-    "connectors": {"connectors.port", "connectors.address", "errors"},
+    "connectors": {"connectors.port", "connectors.address", "_plugins"},
     "connectors.port": {"types", "filters"},
     "connectors.address": {"errors"},
-    "encoders": {"encoders.port", "errors"},
+    "encoders": {"encoders.port", "_plugins"},
     "encoders.port": {"types", "filters"},
-    "rerankers": {"rerankers.port", "encoders.port", "errors"},
+    "rerankers": {"rerankers.port", "_plugins"},
     "rerankers.port": {"types", "filters", "encoders.port"},
     "testing*": {"*"},
 }
-A_STORE = {"connectors.port", "connectors.address", "connectors._shared", "connectors._rows", *SPINE}
+A_STORE = {
+    "connectors.port",
+    "connectors.address",
+    "connectors._shared",
+    "connectors._rows",
+    "connectors._deadline",
+    *SPINE,
+}
 AN_ENCODER = {"encoders.port", *SPINE}
 A_RERANKER = {"rerankers.port", "encoders.port", *SPINE}
 

@@ -10,7 +10,7 @@ import pytest
 import toys
 
 import pixdex
-from pixdex import encoders
+from pixdex import _plugins
 from pixdex.index import ImageIndex
 
 
@@ -23,8 +23,7 @@ def toy() -> toys.ToyEncoder:
 @pytest.fixture
 def toy_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     """``toy`` and ``toy:48`` as an installed plugin would be."""
-    entries = encoders._entries()
-    monkeypatch.setattr(encoders, "_entries", lambda: {**entries, "toy": "toys:load"})
+    monkeypatch.setattr(_plugins, "installed", toys.with_toy(_plugins.installed))
 
 
 @pytest.fixture(params=["memory", "pq"])

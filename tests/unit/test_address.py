@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pixdex.connectors import available, connect
-from pixdex.connectors.address import Address, check_collection, nearest, parse
+from pixdex.connectors.address import Address, check_collection, parse
 from pixdex.connectors.memory import MemoryConnector
-from pixdex.errors import ConfigError
+from pixdex.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def test_connect_to_memory() -> None:
     assert isinstance(connector, MemoryConnector)
     assert name == "pictures"
     assert connect("memory://")[1] == "main"
-    with pytest.raises(ConfigError, match=r"unknown store memroy.*did you mean 'memory'"):
+    with pytest.raises(ConfigError, match=r"no store .memroy. .*did you mean 'memory'"):
         connect("memroy://")
     with pytest.raises(ConfigError, match="no option"):
         connect("memory://?x=1")

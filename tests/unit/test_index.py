@@ -543,10 +543,15 @@ def test_another_encoder_is_refused_even_of_equal_dimension(store):
         assert photos.count() == 10, "the refusal left nothing locked"
 
 
-def test_an_encoder_that_is_gone_is_named_with_the_remedy(store, monkeypatch):
-    from pixdex import encoders
+def without_encoders(monkeypatch):
+    from pixdex import _plugins
 
-    monkeypatch.setattr(encoders, "_entries", dict)
+    installed = _plugins.installed
+    monkeypatch.setattr(_plugins, "installed", lambda group: {} if group == "pixdex.encoders" else installed(group))
+
+
+def test_an_encoder_that_is_gone_is_named_with_the_remedy(store, monkeypatch):
+    without_encoders(monkeypatch)
     with pytest.raises(
         ConfigError, match=r"collection 'main' was written by encoder 'toy:48', which cannot be made here: .*encoder="
     ):
@@ -559,10 +564,9 @@ def test_an_unknown_encoder_is_a_config_error(tmp_path):
 
 
 def test_describe_needs_no_encoder(store, monkeypatch):
-    from pixdex import encoders
     from pixdex.connectors import connect
 
-    monkeypatch.setattr(encoders, "_entries", dict)
+    without_encoders(monkeypatch)
     connector, name = connect(store)
     facts = describe(connector, name)
     connector.close()

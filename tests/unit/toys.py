@@ -9,13 +9,15 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from pixdex import _plugins, encoders
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.encoders.images import resize
 from pixdex.encoders.port import Features
@@ -55,6 +57,12 @@ class ToyEncoder:
         vectors = np.resize(cells, (len(cells), self.dim)) if self.dim < cells.shape[1] else cells
         matrices = tuple(np.round(row.reshape(-1, 3)).astype(np.int8) for row in np.clip(cells, -127, 127))
         return Features(vectors, matrices if tokens else None)
+
+
+def with_toy(installed: Callable[[str], dict[str, EntryPoint]]) -> Callable[[str], dict[str, EntryPoint]]:
+    """What is installed, and ``toy`` among the encoders."""
+    toy = {"toy": EntryPoint("toy", "toys:load", encoders.GROUP)}
+    return lambda group: {**installed(group), **(toy if group == encoders.GROUP else {})}
 
 
 def load(rest: str) -> ToyEncoder:
@@ -149,10 +157,9 @@ def payloads(index: Any) -> dict[str, Any]:
 
 def main() -> None:
     """The ``pixdex`` command with the toy among its encoders; each picture takes ``TOY_DELAY`` seconds."""
-    from pixdex import cli, encoders
+    from pixdex import cli
 
-    entries = encoders._entries()
-    encoders._entries = lambda: {**entries, "toy": "toys:load"}
+    _plugins.installed = with_toy(_plugins.installed)
     delay = float(os.environ.get("TOY_DELAY", "0"))
     if delay:
         module = sys.modules.setdefault("toys", sys.modules[__name__])
