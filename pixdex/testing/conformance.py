@@ -20,12 +20,17 @@ from typing import ClassVar
 
 import pytest
 
+from pixdex.testing._alter import AlterCases
 from pixdex.testing._collections import CollectionCases
 from pixdex.testing._differential import DifferentialCases
 from pixdex.testing._filters import FilterCases
+from pixdex.testing._identity import IdentityCases
+from pixdex.testing._payloads import PayloadCases
 from pixdex.testing._records import RecordCases
 from pixdex.testing._scan import ScanCases
 from pixdex.testing._search import SearchCases
+from pixdex.testing._tokens import TokenCases
+from pixdex.testing._vectors import VectorCases
 
 __all__ = ["ConnectorConformance", "Deviation"]
 
@@ -48,7 +53,19 @@ class Deviation:
 
 
 @pytest.mark.conformance
-class ConnectorConformance(CollectionCases, RecordCases, SearchCases, FilterCases, ScanCases, DifferentialCases):
+class ConnectorConformance(
+    CollectionCases,
+    IdentityCases,
+    AlterCases,
+    RecordCases,
+    VectorCases,
+    PayloadCases,
+    TokenCases,
+    SearchCases,
+    FilterCases,
+    ScanCases,
+    DifferentialCases,
+):
     """Subclass it; give a fixture ``connector`` beside it, and for durable stores a fixture ``reopen`` in it.
 
     ``connector`` may have any scope: each test uses a fresh collection name. Scope it to the module

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
 __all__ = ["pytest_addoption", "pytest_configure"]
 
 pytest.register_assert_rewrite(
-    "pixdex.testing.conformance",
-    "pixdex.testing._support",
-    "pixdex.testing._collections",
-    "pixdex.testing._records",
-    "pixdex.testing._search",
-    "pixdex.testing._filters",
-    "pixdex.testing._scan",
-    "pixdex.testing._differential",
+    *(
+        f"{__package__}.{module.name}"
+        for module in iter_modules([str(Path(__file__).parent)])
+        if module.name != "plugin"
+    )
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -113,3 +114,12 @@ def test_the_second_specification(where: Any, payload: dict[str, Any], holds: bo
     """``evaluate``, by hand."""
     assert evaluate(where, "r", payload) is holds
     assert evaluate(~where, "r", payload) is not holds
+
+
+def test_every_module_of_the_kit_explains_its_asserts() -> None:
+    import pixdex.testing.conformance  # noqa: F401 - it imports all cases
+
+    cases = {name: module for name, module in sys.modules.items() if name.startswith("pixdex.testing._")}
+    assert len(cases) >= 10
+    for name, module in cases.items():
+        assert type(module.__spec__.loader).__name__ == "AssertionRewritingHook", name
