@@ -38,7 +38,7 @@ comma = ,
 empty =
 space = $(empty) $(empty)
 SPINE = $(subst $(space),$(comma),$(strip \
-	pixdex/errors.py pixdex/types.py pixdex/filters/*.py pixdex/policy.py pixdex/scores.py \
+	pixdex/errors.py pixdex/_names.py pixdex/types.py pixdex/filters/*.py pixdex/policy.py pixdex/scores.py \
 	pixdex/_records.py pixdex/collection.py pixdex/connectors/port.py pixdex/connectors/memory.py))
 
 bench: setup

@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from pixdex import _records
-from pixdex.connectors.address import check_collection
+from pixdex._names import check_collection
 from pixdex.errors import (
     AlreadyExists,
     ConfigError,
@@ -399,7 +399,8 @@ class Collection:
             raw = self._run("search", self.connector.search, request)
             kept = raw if exact else [[h for h in hits if matches(bound, h.id, h.payload or {})] for hits in raw]
             if exact or all(len(some) >= k or len(hits) < reach for some, hits in zip(kept, raw, strict=True)):
-                return [[self._seen(hit, want) for hit in _ordered(hits)[:k]] for hits in kept]
+                names = self._logical_names()
+                return [[self._seen(hit, want, names) for hit in _ordered(hits)[:k]] for hits in kept]
             if reach == self.capabilities.max_k:
                 break
             reach = min(reach * 4, self.capabilities.max_k)
@@ -536,8 +537,11 @@ class Collection:
         tokens = want.tokens and self.spec.tokens is not None
         return replace(want, vectors=tuple(self.spec.vector(name).column for name in want.vectors), tokens=tokens)
 
+    def _logical_names(self) -> dict[str, str]:
+        return {vector.column: vector.name for vector in self.spec.vectors}
+
     def _from_port(self, batch: Batch) -> Batch:
-        name = {vector.column: vector.name for vector in self.spec.vectors}
+        name = self._logical_names()
         payloads = batch.payloads
         return Batch(
             batch.ids,
@@ -548,9 +552,8 @@ class Collection:
             None if payloads is None else tuple(int(p.get("_rev", 0)) for p in payloads),
         )
 
-    def _seen(self, hit: Hit, want: Want) -> Hit:
-        """A hit of the port as users see it."""
-        name = {vector.column: vector.name for vector in self.spec.vectors}
+    def _seen(self, hit: Hit, want: Want, name: Mapping[str, str]) -> Hit:
+        """A hit of the port as users see it; ``name`` maps physical vector names to logical ones."""
         shown = hit.payload is not None and want.payload
         return Hit(
             hit.id,

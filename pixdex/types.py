@@ -6,7 +6,6 @@ module stays free of it. Nothing here knows a store.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import orjson
 
+from pixdex._names import check_field, check_vector
 from pixdex.errors import ConfigError, FingerprintMismatch, StoreFormat
 
 if TYPE_CHECKING:
@@ -58,9 +58,6 @@ MAX_INT = 2**53 - 1
 """Largest integer of a payload or filter: the largest that every store and JSON reader keeps exactly."""
 MAX_TEXT_BYTES = 8 * 1024
 SPEC_VERSION = 1
-FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}\Z")
-VECTOR_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}\Z")
-DIGEST = re.compile(r"[0-9a-f]{8,128}\Z")
 
 
 class Metric(StrEnum):
@@ -121,7 +118,7 @@ class Fingerprint:
     parts: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not DIGEST.match(self.digest):
+        if not re.fullmatch(r"[0-9a-f]{8,128}", self.digest):
             raise ConfigError(f"fingerprint digest {self.digest!r}: 8 to 128 lower-case hexadecimal characters")
 
     def difference(self, other: Fingerprint) -> str:
@@ -146,8 +143,7 @@ class Vector:
     fingerprint: Fingerprint
 
     def __post_init__(self) -> None:
-        if not VECTOR_NAME.match(self.name):
-            raise ConfigError(f"vector name {self.name!r}: a letter, then letters or digits or _, 40 at most")
+        check_vector(self.name)
         if self.dim < 1:
             raise ConfigError(f"vector {self.name!r} needs a dimension of at least 1, not {self.dim}")
 
@@ -156,8 +152,7 @@ class Vector:
         """The physical name. It carries a digest of the fingerprint and of the vector's shape, so that a handle
         that went stale fails in the store.
         """
-        identity = f"{self.fingerprint.digest}/{self.dim}/{self.metric}/{self.dtype}"
-        return f"{self.name}_{hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()}"
+        return _physical_name(self.name, f"{self.fingerprint.digest}/{self.dim}/{self.metric}/{self.dtype}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,10 +223,7 @@ class Spec:
         _refuse_twice("ordinal", [f.ordinal for f in self.fields if f.ordinal])
         _refuse_twice("source", [s.name for s in self.sources])
         for declared in self.fields:
-            if not FIELD_NAME.match(declared.name):
-                raise ConfigError(
-                    f"field name {declared.name!r}: use a letter, then letters, digits or underscores, 63 at most"
-                )
+            check_field(declared.name)
         object.__setattr__(self, "fields", _with_ordinals(self.fields))
 
     @property
@@ -278,6 +270,13 @@ class Spec:
             StoreFormat: it is not one, or a newer pixdex wrote it.
         """
         return _read_spec(text)
+
+
+@lru_cache(maxsize=256)
+def _physical_name(name: str, identity: str) -> str:
+    from hashlib import blake2b  # late, as it loads OpenSSL
+
+    return f"{name}_{blake2b(identity.encode(), digest_size=4).hexdigest()}"
 
 
 @lru_cache(maxsize=64)

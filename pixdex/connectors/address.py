@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_type_hints
 from urllib.parse import parse_qsl, unquote
 
+from pixdex._names import check_collection
 from pixdex.errors import ConfigError, nearest
 
-__all__ = ["DEFAULT_COLLECTION", "Address", "check_collection", "parse"]
+__all__ = ["DEFAULT_COLLECTION", "Address", "parse"]
 
 DEFAULT_COLLECTION = "main"
 
 _SHAPE = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+]*)://(?P<place>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<name>.*))?\Z", re.DOTALL
 )
-_COLLECTION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 Options = TypeVar("Options")
@@ -87,17 +87,6 @@ def parse(url: str) -> Address:
         check_collection(collection)
     pairs = parse_qsl(found["query"] or "", keep_blank_values=True)
     return Address(found["scheme"], found["place"], collection, dict(pairs))
-
-
-def check_collection(name: str) -> str:
-    """``name``, when it can name a collection on every store.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    if not _COLLECTION.match(name):
-        raise ConfigError(f"collection name {name!r}: use letters, digits, '_', '-' and '.', 128 at most")
-    return name
 
 
 def _convert(key: str, text: str, kind: Any) -> Any:

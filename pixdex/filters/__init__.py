@@ -15,9 +15,11 @@ against a Spec and returns the canonical form that ports and stores see:
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from pixdex.filters.binding import bind, check_columns
 from pixdex.filters.builder import F
-from pixdex.filters.json_form import from_json, to_json
 from pixdex.filters.meaning import EARTH_RADIUS_KM, distance_km, matches, micros, stored
 from pixdex.filters.nodes import (
     FALSE,
@@ -40,7 +42,10 @@ from pixdex.filters.nodes import (
     fold,
 )
 from pixdex.filters.relaxing import bounding_boxes, operators_of, relax
-from pixdex.filters.text_form import parse
+
+if TYPE_CHECKING:
+    from pixdex.filters.json_form import from_json, to_json
+    from pixdex.filters.text_form import parse
 
 __all__ = [
     "EARTH_RADIUS_KM",
@@ -76,3 +81,12 @@ __all__ = [
     "stored",
     "to_json",
 ]
+
+_FORMS = {"from_json": "json_form", "to_json": "json_form", "parse": "text_form"}
+"""Few programs need them, and the import of pixdex.Collection has a budget."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FORMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_FORMS[name]}"), name)

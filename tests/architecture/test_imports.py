@@ -15,13 +15,14 @@ IMAGES = {"encoders.images"}  # decoding belongs to the encoders; pictures are r
 RULES: dict[str, set[str]] = {
     "__init__": {"*"},
     "errors": set(),
-    "types": {"errors"} | {"filters"},  # filters for annotations only, see below
+    "_names": {"errors"},
+    "types": {"errors", "_names"} | {"filters"},  # filters for annotations only, see below
     "scores": {"types"},
     "policy": {"errors"},
     "_plugins": {"errors"},
     "filters*": {"types", "errors"},  # and one another
     "_records": {"types", "errors"},
-    "collection": {"connectors.port", "connectors.address", "policy", "_records", *SPINE},
+    "collection": {"connectors.port", "_names", "policy", "_records", *SPINE},
     "pictures": {"encoders.port", *IMAGES, *SPINE},
     "fields": {*SPINE},
     "ingest": {"collection", "_records", "pictures", "fields", "encoders.port", *SPINE},
@@ -33,7 +34,7 @@ RULES: dict[str, set[str]] = {
     "cli": {"*"},
     "connectors": {"connectors.port", "connectors.address", "_plugins"},
     "connectors.port": {"types", "filters"},
-    "connectors.address": {"errors"},
+    "connectors.address": {"errors", "_names"},
     "encoders": {"encoders.port", "_plugins"},
     "encoders.port": {"types", "filters"},
     "rerankers": {"rerankers.port", "_plugins"},

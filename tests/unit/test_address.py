@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pixdex._names import check_collection
 from pixdex.connectors import available, connect
-from pixdex.connectors.address import Address, check_collection, parse
+from pixdex.connectors.address import Address, parse
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.errors import ConfigError, nearest
 
