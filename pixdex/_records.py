@@ -1,4 +1,4 @@
-"""What may be written: ids, vectors, payloads and tokens, checked and made canonical.
+"""What may be written: whole records, their ids and payloads, checked and made canonical.
 
 Everything here raises InvalidRecord that names the record and the remedy, before anything is written.
 """
@@ -9,25 +9,20 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from pixdex.errors import InvalidRecord
-from pixdex.types import MAX_ID_BYTES, MAX_INT, MAX_TEXT_BYTES, Batch, Field, Kind, Metric, Payload, Spec, Vector
+from pixdex.types import MAX_ID_BYTES, MAX_INT, MAX_TEXT_BYTES, Batch, Field, Kind, Payload, Spec, python_scalar
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from pixdex.types import TokenSpec
-
-__all__ = ["as_array", "check_ids", "checked", "checked_vectors", "coerce", "from_port", "with_revs"]
+__all__ = ["check_ids", "checked", "coerce", "from_port", "with_revs"]
 
 _MAX_DEPTH = 50
 
 
 def checked(batch: Batch, spec: Spec) -> Batch:
     """``batch`` as ports take it, still under logical vector names and without ``_rev``."""
+    from pixdex._vectors import checked_tokens, checked_vectors
+
     check_ids(batch.ids)
     _check_distinct(batch.ids)
     _check_lengths(batch)
@@ -45,7 +40,7 @@ def checked(batch: Batch, spec: Spec) -> Batch:
         batch.ids,
         vectors,
         tuple(_payload(record, payload, spec) for record, payload in zip(batch.ids, payloads, strict=True)),
-        _tokens(batch, spec.tokens),
+        checked_tokens(batch, spec.tokens),
         absent,
     )
 
@@ -82,82 +77,6 @@ def _check_lengths(batch: Batch) -> None:
             raise InvalidRecord(f"{len(batch)} ids but {len(column)} rows of {what}")
 
 
-def checked_vectors(
-    values: Any, vector: Vector, *, ids: Sequence[str] | None = None, present: NDArray[np.bool_] | None = None
-) -> NDArray[np.float32]:
-    """float32 ``[n, dim]``: finite, of the right width, normalized for cosine, rounded to the declared dtype.
-
-    ``ids`` names the rows in errors (None: queries); rows that are not ``present`` become zeros.
-    """
-    array = as_array(values, f"vector {vector.name!r}")
-    with np.errstate(over="ignore"):  # what overflows float32 is refused below as infinite
-        matrix = np.array(array, dtype=np.float32, ndmin=2)  # a copy: the caller's array stays as it is
-    if matrix.ndim != 2 or matrix.shape[1] != vector.dim:
-        raise InvalidRecord(f"vector {vector.name!r} has {vector.dim} dimensions, got an array of shape {array.shape}")
-    if ids is not None and len(matrix) != len(ids):  # [dim] given where [n, dim] is meant
-        raise InvalidRecord(f"{len(ids)} ids but {len(matrix)} rows of vector {vector.name!r}")
-    if present is not None:
-        matrix[~present] = 0.0
-    needed = np.ones(len(matrix), dtype=bool) if present is None else present
-    _refuse_rows(~np.isfinite(matrix).all(axis=1), f"vector {vector.name!r} holds NaN or infinity", ids)
-    if vector.metric is Metric.COSINE:
-        # In float64: squares of tiny or huge values must not vanish or overflow.
-        wide = matrix.astype(np.float64)
-        norms = np.linalg.norm(wide, axis=1)
-        _refuse_rows((norms == 0.0) & needed, f"vector {vector.name!r} is zero, which has no cosine", ids)
-        matrix = (wide / np.where(norms == 0.0, 1.0, norms)[:, None]).astype(np.float32)
-    if vector.dtype == "float16" and ids is not None:
-        with np.errstate(over="ignore"):
-            matrix = matrix.astype(np.float16).astype(np.float32)
-        _refuse_rows(~np.isfinite(matrix).all(axis=1), f"vector {vector.name!r} overflows float16", ids)
-    return matrix
-
-
-def as_array(values: Any, what: str) -> NDArray[Any]:
-    """``values`` as an array of real numbers.
-
-    Raises:
-        InvalidRecord: it is ragged, text or complex; ``what`` names it.
-    """
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise InvalidRecord(f"{what} is no array of numbers: {error}") from None
-    if array.dtype.kind not in "fiub":
-        raise InvalidRecord(f"{what} is no array of numbers: its dtype is {array.dtype}")
-    return array
-
-
-def _refuse_rows(bad: Any, message: str, ids: Sequence[str] | None) -> None:
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise InvalidRecord(f"record {ids[row]!r}: {message}" if ids is not None else f"query {row}: {message}")
-
-
-def _tokens(batch: Batch, spec: TokenSpec | None) -> tuple[NDArray[Any] | None, ...] | None:
-    if batch.tokens is None or all(matrix is None for matrix in batch.tokens):
-        return None
-    if spec is None:
-        raise InvalidRecord("this collection keeps no tokens: create it with a TokenSpec")
-    return tuple(
-        None if matrix is None else _token_matrix(record, matrix, spec)
-        for record, matrix in zip(batch.ids, batch.tokens, strict=True)
-    )
-
-
-def _token_matrix(record: str, matrix: Any, spec: TokenSpec) -> NDArray[Any]:
-    array = as_array(matrix, f"record {record!r}: the token matrix")
-    if array.ndim != 2 or array.shape[1] != spec.dim or not 1 <= array.shape[0] <= spec.count:
-        raise InvalidRecord(
-            f"record {record!r}: tokens are [1..{spec.count}, {spec.dim}], got an array of shape {array.shape}"
-        )
-    if array.dtype != np.dtype(spec.dtype):
-        raise InvalidRecord(f"record {record!r}: tokens are {spec.dtype}, got {array.dtype}")
-    if not np.isfinite(array).all():
-        raise InvalidRecord(f"record {record!r}: tokens hold NaN or infinity")
-    return np.array(array, order="C")
-
-
 # --- payloads ---------------------------------------------------------------------------------------
 
 
@@ -185,10 +104,9 @@ def _entry(key: str, value: Any, spec: Spec) -> Any:
 
 def _json(key: str, value: Any, depth: int) -> Any:
     """An undeclared value: any JSON, kept as it is."""
+    value = python_scalar(value)
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, np.generic):
-        return _json(key, value.item(), depth)
     if isinstance(value, str):
         return _text(value, f"payload {key!r}")
     if isinstance(value, int | float):
@@ -241,7 +159,7 @@ def coerce(field: Field, value: Any) -> Any:
 
 
 def _scalar(field: Field, value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
+    value = python_scalar(value)
     match field.kind:
         case Kind.TEXT if isinstance(value, str):
             if len(_text(value, f"field {field.name!r}").encode()) > MAX_TEXT_BYTES:
@@ -291,7 +209,7 @@ def _place(field: Field, value: Any) -> dict[str, float]:
 
 
 def _is_number(value: Any) -> bool:
-    value = value.item() if isinstance(value, np.generic) else value
+    value = python_scalar(value)
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

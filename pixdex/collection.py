@@ -4,6 +4,8 @@ A connector has a dozen plain verbs. Everything that must mean the same on every
 once: records are checked and cosine vectors normalized, batches are cut by count and by bytes, results
 are ordered, a filter that a store cannot express is completed, a missing verb is emulated, an encoder
 that does not fit is refused.
+
+numpy is loaded by the first call that touches vectors: its import costs more than everything else here.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import orjson
 
 from pixdex import _records
@@ -32,7 +33,6 @@ from pixdex.errors import (
 )
 from pixdex.filters import FALSE, TRUE, F, Filter, bind, matches, relax
 from pixdex.policy import Call, Policy
-from pixdex.scores import similarities
 from pixdex.types import (
     Batch,
     Field,
@@ -50,6 +50,7 @@ from pixdex.types import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from pixdex.connectors.port import Capabilities, Connector
@@ -317,6 +318,8 @@ class Collection:
         _records.check_ids(ids)
         distinct = list(dict.fromkeys(ids))
         if not distinct:
+            import numpy as np
+
             empty = {name: np.zeros((0, self.spec.vector(name).dim), np.float32) for name in want.vectors}
             return Batch((), empty, () if want.payload else None, revs=() if want.payload else None)
         fetch = partial(self.connector.fetch, want=self._at_port(want))
@@ -350,10 +353,12 @@ class Collection:
             InvalidFilter: the filter does not fit the Spec.
             FingerprintMismatch: the collection was replaced by one of another encoder.
         """
+        from pixdex._vectors import checked_vectors
+
         if k < 1:
             raise ConfigError(f"k is {k}: ask for at least 1")
         vector = self._using(using)
-        checked = _records.checked_vectors(queries, vector)
+        checked = checked_vectors(queries, vector)
         bound = TRUE if where is None else bind(where, self.spec)
         if bound == FALSE or not len(checked):
             return [[] for _ in checked]
@@ -375,7 +380,9 @@ class Collection:
         want: Want = Want(),
     ) -> list[Hit]:
         """``search`` for one query ``[dim]``."""
-        array = _records.as_array(query, "a query")
+        from pixdex._vectors import as_array
+
+        array = as_array(query, "a query")
         if array.ndim != 1:
             raise InvalidRecord(f"one query is [dim], got an array of shape {array.shape}: use search for several")
         queries = array[None, :]
@@ -410,6 +417,10 @@ class Collection:
         self, queries: NDArray[np.float32], vector: Vector, bound: Filter, k: int, want: Want
     ) -> list[list[Hit]]:
         """Exact search by reading every record that matches: what a store's own search cannot do."""
+        import numpy as np
+
+        from pixdex.scores import similarities
+
         best: list[list[Hit]] = [[] for _ in queries]
         for page in self._matching(bound, Want(payload=False, vectors=(vector.column,))):
             batch = page.batch

@@ -7,10 +7,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-
 from pixdex.errors import ConfigError
-from pixdex.types import Field, Kind
+from pixdex.types import Field, Kind, python_scalar
 
 __all__ = ["AUTOMATIC", "AUTOMATIC_NAMES", "CONTENT", "check_user_fields", "declared", "infer", "spelled"]
 
@@ -62,7 +60,7 @@ def infer(name: str, value: Any) -> Field | None:
 
 
 def _kind(value: Any) -> Kind | None:
-    value = value.item() if isinstance(value, np.generic) else value
+    value = python_scalar(value)
     if isinstance(value, bool):
         return Kind.BOOL
     if _is_place(value):

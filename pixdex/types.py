@@ -1,7 +1,7 @@
 """The values that travel between facade, ports and stores.
 
-All are frozen. A stored ``Spec`` is validated by pydantic when it is read back; the import of this
-module stays free of it. Nothing here knows a store.
+All are frozen. A stored ``Spec`` is validated by pydantic when it is read back. The import of this module
+stays free of pydantic and numpy: with them it would cost ten times as much. Nothing here knows a store.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from enum import StrEnum
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
 import orjson
 
 from pixdex._names import check_field, check_vector
 from pixdex.errors import ConfigError, FingerprintMismatch, StoreFormat
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from pydantic import TypeAdapter
 
@@ -48,6 +48,7 @@ __all__ = [
     "Tuning",
     "Vector",
     "Want",
+    "python_scalar",
 ]
 
 Payload: TypeAlias = Mapping[str, Any]
@@ -58,6 +59,7 @@ MAX_INT = 2**53 - 1
 """Largest integer of a payload or filter: the largest that every store and JSON reader keeps exactly."""
 MAX_TEXT_BYTES = 8 * 1024
 SPEC_VERSION = 1
+_ITEM_BYTES = {"int8": 1, "float16": 2, "float32": 4}
 
 
 class Metric(StrEnum):
@@ -167,7 +169,7 @@ class TokenSpec:
     @property
     def max_bytes(self) -> int:
         """Bytes of a full token matrix."""
-        return self.count * self.dim * np.dtype(self.dtype).itemsize
+        return self.count * self.dim * _ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,6 +302,11 @@ def _spec_reader() -> TypeAdapter[Spec]:
     return TypeAdapter(Spec)
 
 
+def python_scalar(value: Any) -> Any:
+    """A scalar of numpy as one of Python's; anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "dtype") else value
+
+
 def _refuse_twice(what: str, names: Sequence[str | int]) -> None:
     for name in names:
         if names.count(name) > 1:
@@ -363,6 +370,8 @@ class Batch:
 
     def present(self, name: str) -> NDArray[np.bool_]:
         """Bool ``[n]``: which records have the vector ``name``."""
+        import numpy as np
+
         if name not in self.vectors:
             return np.zeros(len(self.ids), dtype=bool)
         if name not in self.absent:
@@ -371,6 +380,8 @@ class Batch:
 
     def take(self, rows: Sequence[int]) -> Batch:
         """The records at ``rows``, in that order."""
+        import numpy as np
+
         index = np.asarray(rows, dtype=np.intp)
         return Batch(
             tuple(self.ids[i] for i in rows),
@@ -386,6 +397,8 @@ class Batch:
         """The records of all batches, in order. A vector that a batch lacks is absent there; payloads,
         tokens and revisions are None unless every batch has them.
         """
+        import numpy as np
+
         if len(batches) == 1:
             return batches[0]
         widths = {name: values.shape[1] for batch in batches for name, values in batch.vectors.items()}

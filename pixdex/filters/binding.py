@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-
 from pixdex.errors import FingerprintMismatch, InvalidFilter, Unsupported
 from pixdex.filters.meaning import micros
 from pixdex.filters.nodes import (
@@ -33,7 +31,7 @@ from pixdex.filters.nodes import (
     disjunction,
     field_name,
 )
-from pixdex.types import MAX_INT, Field, Kind, Spec
+from pixdex.types import MAX_INT, Field, Kind, Spec, python_scalar
 
 __all__ = ["bind", "check_columns"]
 
@@ -139,13 +137,8 @@ def _check_place(field: Field, lat: Any, lon: Any) -> None:
         )
 
 
-def _python(value: Any) -> Any:
-    """A scalar of numpy as one of Python's: payloads take those too."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def _finite(value: Any) -> bool:
-    value = _python(value)
+    value = python_scalar(value)
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -167,7 +160,7 @@ def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
 
 def _value(field: Field, value: Any) -> Any:
     """One value in the field's kind; None when no value of that kind equals it (``year == 2020.5``)."""
-    value = _python(value)
+    value = python_scalar(value)
     match field.kind:
         case Kind.TEXT if isinstance(value, str):
             if not _encodable(value):
@@ -198,7 +191,7 @@ def _wrong_kind(field: Field, value: Any) -> InvalidFilter:
 
 
 def _number(field: Field, value: Any) -> int | float:
-    value = _python(value)
+    value = python_scalar(value)
     if not _finite(value):
         raise _wrong_kind(field, value)
     if isinstance(value, int) and abs(value) > MAX_INT:

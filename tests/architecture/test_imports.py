@@ -21,8 +21,9 @@ RULES: dict[str, set[str]] = {
     "policy": {"errors"},
     "_plugins": {"errors"},
     "filters*": {"types", "errors"},  # and one another
-    "_records": {"types", "errors"},
-    "collection": {"connectors.port", "_names", "policy", "_records", *SPINE},
+    "_records": {"types", "errors", "_vectors"},
+    "_vectors": {"types", "errors"},
+    "collection": {"connectors.port", "_names", "policy", "_records", "_vectors", *SPINE},
     "pictures": {"encoders.port", *IMAGES, *SPINE},
     "fields": {*SPINE},
     "ingest": {"collection", "_records", "pictures", "fields", "encoders.port", *SPINE},

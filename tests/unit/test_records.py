@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import numpy as np
 import pytest
 
-from pixdex._records import check_ids, checked, checked_vectors, coerce, from_port, with_revs
+from pixdex._records import check_ids, checked, coerce, from_port, with_revs
+from pixdex._vectors import checked_vectors
 from pixdex.errors import ConfigError, InvalidRecord
 from pixdex.types import MAX_INT, Batch, Field, Fingerprint, Kind, Metric, Spec, TokenSpec, Vector
 
