@@ -217,7 +217,9 @@ def _is_number(value: Any) -> bool:
 
 
 def from_port(payload: Payload, spec: Spec) -> Payload:
-    """A payload as users see it: without ``_rev``, declared times as aware datetimes in UTC."""
+    """A payload as users see it: without ``_rev``, declared times as aware datetimes in UTC; another tool's as it is."""
+    if not spec.native:
+        return payload
     seen = {key: value for key, value in payload.items() if not key.startswith("_")}
     for field in spec.fields:
         value = seen.get(field.name)

@@ -31,7 +31,7 @@ from pixdex.errors import (
     StoreError,
     Unsupported,
 )
-from pixdex.filters import FALSE, TRUE, F, Filter, bind, matches, relax
+from pixdex.filters import FALSE, TRUE, F, Filter, Operator, bind, matches, relax
 from pixdex.policy import Call, Policy
 from pixdex.types import (
     Batch,
@@ -60,6 +60,9 @@ __all__ = ["Collection"]
 R = TypeVar("R")
 
 _ROUNDS_BEFORE_SCAN = 6
+
+COMPLETED = "completed"
+"""In ``Hit.trace``: the store's index returned fewer than match, so an exact search followed."""
 
 
 class Collection:
@@ -182,6 +185,7 @@ class Collection:
             InvalidRecord: a stored payload holds a value of another kind than the new field.
             Unsupported: the store cannot add fields or vectors to a live collection.
         """
+        self._own("alter")
         self.refresh()
         spec = replace(
             self.spec,
@@ -212,11 +216,47 @@ class Collection:
 
     def drop(self) -> None:
         """Remove the collection and all its records."""
+        self._own("drop")
         self._run("drop", self.connector.drop)
 
     def flush(self) -> None:
         """Return when everything acknowledged is visible to search, count and scan."""
         self._run("flush", self.connector.flush)
+
+    def alias(self, alias: str) -> None:
+        """Let ``alias`` name this collection, from one moment to the next, whatever it named before.
+
+        Raises:
+            AlreadyExists: there is a collection of that name.
+            ConfigError: the name has characters that stores refuse.
+            Unsupported: the store has no aliases.
+        """
+        self._point(alias, self.name)
+
+    def unalias(self, alias: str) -> None:
+        """Let ``alias`` name nothing; one that names nothing already is no error."""
+        self._point(alias, None)
+
+    def aliases(self) -> list[str]:
+        """The aliases of this collection, sorted."""
+        if not self.capabilities.alias:
+            return []
+        found = self.policy.run(Call("aliases", self.name), lambda t: self.connector.aliases(timeout=t))
+        return sorted(alias for alias, name in found.items() if name == self.name)
+
+    def _point(self, alias: str, name: str | None) -> None:
+        check_collection(alias)
+        if not self.capabilities.alias:
+            raise Unsupported(f"{self.connector.scheme} has no aliases")
+        self.policy.run(Call("alias", alias), lambda t: self.connector.alias(alias, name, timeout=t))
+
+    def _own(self, verb: str) -> None:
+        """Refuse to change what another tool made."""
+        if not self.spec.native:
+            raise Unsupported(
+                f"{verb}: collection {self.name!r} was made by another tool, and pixdex only reads it: change records "
+                "with that tool; to give them an image vector, use pixdex attach"
+            )
 
     # --- writing ------------------------------------------------------------------------------------
 
@@ -230,6 +270,7 @@ class Collection:
             InvalidRecord: an id, vector, payload or token matrix breaks a law; the message names it.
             PartialWrite: the store failed half-way; ``done`` holds the ids that were acknowledged.
         """
+        self._own("upsert")
         checked = _records.checked(batch, self.spec)
         sizes = self._checked_sizes(checked)
         ready = _records.with_revs(self._physical(checked), self._next_revs(len(checked)))
@@ -289,6 +330,7 @@ class Collection:
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove records by id; unknown ids are no error."""
+        self._own("delete")
         _records.check_ids(ids)
         distinct = list(dict.fromkeys(ids))
         for start in range(0, len(distinct), self.capabilities.max_batch):
@@ -301,10 +343,11 @@ class Collection:
         Raises:
             InvalidFilter: the filter does not fit the Spec; nothing is removed.
         """
+        self._own("delete_where")
         bound = bind(where, self.spec)
         if bound == FALSE:
             return
-        pushed, exact = relax(bound, self.capabilities.operators)
+        pushed, exact = self._pushed(bound)
         if exact and self.capabilities.delete_where:
             self._run("delete_where", self.connector.delete_where, pushed)
             return
@@ -391,7 +434,7 @@ class Collection:
     def _search(
         self, queries: NDArray[np.float32], vector: Vector, bound: Filter, k: int, tuning: Tuning, want: Want
     ) -> list[list[Hit]]:
-        pushed, exact = relax(bound, self.capabilities.operators)
+        pushed, exact = self._pushed(bound)
         asked = want if exact else replace(want, payload=True)
         reach = k
         for _ in range(_ROUNDS_BEFORE_SCAN):
@@ -407,11 +450,48 @@ class Collection:
             kept = raw if exact else [[h for h in hits if matches(bound, h.id, h.payload or {})] for hits in raw]
             if exact or all(len(some) >= k or len(hits) < reach for some, hits in zip(kept, raw, strict=True)):
                 names = self._logical_names()
-                return [[self._seen(hit, want, names) for hit in _ordered(hits)[:k]] for hits in kept]
+                found = [[self._seen(hit, want, names) for hit in _ordered(hits)[:k]] for hits in kept]
+                return self._completed(found, queries, vector, bound, k, tuning, want)
             if reach == self.capabilities.max_k:
                 break
             reach = min(reach * 4, self.capabilities.max_k)
         return self._scan_and_score(queries, vector, bound, k, want)
+
+    def _completed(
+        self,
+        found: list[list[Hit]],
+        queries: NDArray[np.float32],
+        vector: Vector,
+        bound: Filter,
+        k: int,
+        tuning: Tuning,
+        want: Want,
+    ) -> list[list[Hit]]:
+        """``found``, searched again exactly where an approximate index returned fewer than match."""
+        short = [row for row, hits in enumerate(found) if len(hits) < k]
+        if not short or self.capabilities.complete or tuning.exact:
+            return found
+        matching = self._count(bound)
+        short = [row for row in short if len(found[row]) < min(k, matching)]
+        if not short:
+            return found
+        if self.capabilities.exact:
+            again = self._search(queries[short], vector, bound, k, replace(tuning, exact=True), want)
+        else:
+            again = self._scan_and_score(queries[short], vector, bound, k, want)
+        for row, hits in zip(short, again, strict=True):
+            if len(hits) > len(found[row]):  # else records without the vector made the difference
+                found[row] = [replace(hit, trace={**hit.trace, COMPLETED: 1.0}) for hit in hits]
+        return found
+
+    def _pushed(self, bound: Filter) -> tuple[Filter, bool]:
+        """What of a bound filter the store is asked, and whether that is all of it. What another tool wrote may
+        be of any kind, which stores judge differently: there all is checked again, and nothing is negated.
+        """
+        operators = self.capabilities.operators
+        if self.spec.native:
+            return relax(bound, operators)
+        return relax(bound, operators - {Operator.NOT})[0], bound == TRUE
 
     def _scan_and_score(
         self, queries: NDArray[np.float32], vector: Vector, bound: Filter, k: int, want: Want
@@ -468,17 +548,19 @@ class Collection:
 
     def count(self, where: Filter | None = None) -> int:
         """How many records match, exactly."""
-        bound = TRUE if where is None else bind(where, self.spec)
+        return self._count(TRUE if where is None else bind(where, self.spec))
+
+    def _count(self, bound: Filter) -> int:
         if bound == FALSE:
             return 0
-        pushed, exact = relax(bound, self.capabilities.operators)
+        pushed, exact = self._pushed(bound)
         if not exact:
             return sum(len(page.batch) for page in self._matching(bound, Want(payload=False)))
         return self._run("count", self.connector.count, None if pushed == TRUE else pushed)
 
     def _matching(self, bound: Filter, want: Want, *, size: int = 1000, after: str | None = None) -> Iterator[Page]:
         """Pages at the port of the records that match a bound filter, the residual checked here."""
-        pushed, exact = relax(bound, self.capabilities.operators)
+        pushed, exact = self._pushed(bound)
         where = None if pushed == TRUE else pushed
         asked = want if exact else replace(want, payload=True)
         for page in self._pages(asked, where=where, size=size, after=after):
@@ -560,7 +642,7 @@ class Collection:
             None if payloads is None else tuple(_records.from_port(p, self.spec) for p in payloads),
             batch.tokens,
             {name[column]: mask for column, mask in batch.absent.items()},
-            None if payloads is None else tuple(int(p.get("_rev", 0)) for p in payloads),
+            tuple(int(p.get("_rev", 0)) for p in payloads) if payloads is not None and self.spec.native else None,
         )
 
     def _seen(self, hit: Hit, want: Want, name: Mapping[str, str]) -> Hit:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 import numpy as np
 
 from pixdex import encoders, rerankers
+from pixdex._names import check_collection
 from pixdex._progress import following
 from pixdex._records import check_ids, checked
 from pixdex.collection import Collection
@@ -100,6 +101,7 @@ def open(  # noqa: A001 - pixdex.open, as gzip.open
         try:
             collection = Collection.open(connector, name, policy=policy)
         except NotFound:
+            check_collection(name)
             collection = None
         return ImageIndex(
             connector,

@@ -58,7 +58,7 @@ MAX_ID_BYTES = 512
 MAX_INT = 2**53 - 1
 """Largest integer of a payload or filter: the largest that every store and JSON reader keeps exactly."""
 MAX_TEXT_BYTES = 8 * 1024
-SPEC_VERSION = 1
+SPEC_VERSION = 2
 _ITEM_BYTES = {"int8": 1, "float16": 2, "float32": 4}
 
 
@@ -88,23 +88,28 @@ class Kind(StrEnum):
 class Field:
     """A payload key that filters may use.
 
-    ``ordinal`` numbers the physical column (``f1``, ``f2`` ...); a Spec assigns it, so that user
-    names never enter SQL or an expression.
+    ``ordinal`` numbers the physical column; a Spec assigns it, so that user names never enter SQL or an
+    expression. ``stored_as`` is the key or dotted path under which another tool keeps the field (see ``Foreign``).
     """
 
     name: str
     kind: Kind
     many: bool = False
     ordinal: int = 0
+    stored_as: str | None = None
 
     @property
     def column(self) -> str:
-        """The physical column name."""
-        return f"f{self.ordinal}"
+        """The physical column name, such as ``f1_3fa9c1``. The digits are a digest of name and kind, so that a filter
+        of a handle that went stale fails in the store instead of reading another field.
+        """
+        if self.stored_as is not None:
+            return self.stored_as
+        return _physical_name(f"f{self.ordinal}", f"{self.name}/{self.kind}/{self.many}", 3)
 
 
 REV = Field(name="_rev", kind=Kind.INT, ordinal=0)
-"""The revision that every record carries: microseconds since 1970, monotone per writer. Column ``f0``."""
+"""The revision that every record carries: microseconds since 1970, monotone per writer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +140,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vector:
-    """One named vector of a collection."""
+    """One named vector of a collection. ``stored_as`` is what another tool calls it (see ``Foreign``)."""
 
     name: str = "image"
     dim: int
@@ -143,6 +148,7 @@ class Vector:
     dtype: Literal["float32", "float16"] = "float32"
     kind: Literal["dense"] = "dense"
     fingerprint: Fingerprint
+    stored_as: str | None = None
 
     def __post_init__(self) -> None:
         check_vector(self.name)
@@ -154,7 +160,9 @@ class Vector:
         """The physical name. It carries a digest of the fingerprint and of the vector's shape, so that a handle
         that went stale fails in the store.
         """
-        return _physical_name(self.name, f"{self.fingerprint.digest}/{self.dim}/{self.metric}/{self.dtype}")
+        if self.stored_as is not None:
+            return self.stored_as
+        return _physical_name(self.name, f"{self.fingerprint.digest}/{self.dim}/{self.metric}/{self.dtype}", 4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,13 +189,19 @@ class Native:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Foreign:
-    """A collection that another tool made: how its ids are coded and what its columns are called."""
+    """A collection that another tool made. Its vectors and fields say in ``stored_as`` what they are called.
+
+    Attributes:
+        ids: how its ids are coded; pixdex shows all of them as text, a uuid in its canonical form.
+        key: the name of its id column.
+        companion: the collection, made by pixdex, that holds the vectors that its store could not add to it,
+            under the same ids.
+    """
 
     kind: Literal["foreign"] = "foreign"
     ids: Literal["text", "uuid", "int"]
     key: str
-    vectors: Mapping[str, str]
-    fields: Mapping[str, str] = field(default_factory=dict)
+    companion: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,8 +244,13 @@ class Spec:
 
     @property
     def columns(self) -> tuple[Field, ...]:
-        """Every physical column: the revision, then the declared fields."""
-        return (REV, *self.fields)
+        """Every physical column: the revision (another tool's records have none), then the declared fields."""
+        return (REV, *self.fields) if self.native else self.fields
+
+    @property
+    def native(self) -> bool:
+        """Whether pixdex made the collection."""
+        return isinstance(self.layout, Native)
 
     def field(self, name: str) -> Field | None:
         """The declared field of that name, ``_rev`` included, or None."""
@@ -275,16 +294,20 @@ class Spec:
 
 
 @lru_cache(maxsize=256)
-def _physical_name(name: str, identity: str) -> str:
+def _physical_name(name: str, identity: str, size: int) -> str:
     from hashlib import blake2b  # late, as it loads OpenSSL
 
-    return f"{name}_{blake2b(identity.encode(), digest_size=4).hexdigest()}"
+    return f"{name}_{blake2b(identity.encode(), digest_size=size).hexdigest()}"
 
 
 @lru_cache(maxsize=64)
 def _read_spec(text: str | bytes) -> Spec:
     try:
         version = orjson.loads(text).get("version", 1)
+        if version < SPEC_VERSION:
+            raise StoreFormat(
+                f"the collection has a layout of before the first release (Spec version {version}): add its pictures again"
+            )
         if version > SPEC_VERSION:
             raise StoreFormat(
                 f"the collection was written by a newer pixdex (Spec version {version}, "

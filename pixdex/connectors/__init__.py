@@ -1,7 +1,7 @@
 """Connectors: one store, one file, found by the scheme of an address.
 
 A connector registers a factory ``(Address) -> Connector`` under its scheme in the entry-point group
-``pixdex.connectors``.
+``pixdex.connectors``; that of a server is marked with ``address.serves``.
 """
 
 from __future__ import annotations
@@ -33,5 +33,8 @@ def connect(url: str) -> tuple[Connector, str]:
         StoreError: the store cannot be opened.
     """
     address = parse(url)
-    connector: Connector = _plugins.load(GROUP, "store", address.scheme)(address)
+    factory = _plugins.load(GROUP, "store", address.scheme)
+    if getattr(factory, "serves", False):
+        address = address.with_served_collection()
+    connector: Connector = factory(address)
     return connector, address.collection or DEFAULT_COLLECTION

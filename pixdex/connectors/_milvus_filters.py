@@ -17,7 +17,7 @@ from pixdex.types import Field
 
 __all__ = ["FALSE", "OPERATORS", "TRUE", "after", "held", "ids_in", "literal", "to_expression"]
 
-OPERATORS = frozenset(Operator) - {Operator.NEAR, Operator.BOX}
+OPERATORS = frozenset(Operator) - {Operator.NEAR, Operator.NEAR_ANY, Operator.BOX, Operator.BOX_ANY}
 """There are no trigonometry and no arrays of places: places are left to a residual check."""
 
 TRUE = 'id != ""'

@@ -20,7 +20,7 @@ from pixdex.types import MAX_INT, Field, Kind
 
 __all__ = ["MAX_DEPTH", "OPERATORS", "point_id", "to_filter"]
 
-OPERATORS = frozenset(Operator) - {Operator.NEAR}
+OPERATORS = frozenset(Operator) - {Operator.NEAR, Operator.NEAR_ANY}
 """Qdrant counts a radius in metres and excludes the rim, so it is left to a box and a residual check."""
 
 MAX_DEPTH = 80

@@ -2,23 +2,22 @@
 
 Stores on disk: everything between ``://`` and ``?`` or ``#`` is a path, relative allowed, and
 ``#name`` is the collection (default ``main``). Servers: ``scheme://host:port/collection`` or
-``scheme://host:port/database/collection``. Secrets never stand in an address: ``key_env=NAME`` names
-the environment variable that holds one.
+``scheme://host:port/database/collection``; a factory of theirs is marked with ``serves``. Secrets never
+stand in an address: ``key_env=NAME`` names the environment variable that holds one.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, get_type_hints
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pixdex._names import check_collection
 from pixdex.errors import ConfigError, nearest
 
-__all__ = ["DEFAULT_COLLECTION", "Address", "parse"]
+__all__ = ["DEFAULT_COLLECTION", "Address", "Server", "parse", "secret", "serves"]
 
 DEFAULT_COLLECTION = "main"
 
@@ -28,6 +27,16 @@ _SHAPE = re.compile(
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 Options = TypeVar("Options")
+Factory = TypeVar("Factory", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a server listens, and the database on it, where it has several."""
+
+    host: str
+    port: int | None
+    database: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,44 @@ class Address:
             )
         return os.path.expanduser(self.place)  # noqa: PTH111 - leaves an unknown ~user as it is
 
+    @property
+    def server(self) -> Server:
+        """The place as host, port and database; what follows in the path is the collection.
+
+        Raises:
+            ConfigError: no host, no such port, a longer path, or a secret.
+        """
+        return self._served()[0]
+
+    def _served(self) -> tuple[Server, str | None]:
+        example = f"{self.scheme}://localhost:6333/photos"
+        if "@" in self.place.split("/")[0]:
+            raise ConfigError(
+                f"{self}: a secret stands in the address; put it into an environment variable and name that with "
+                "?key_env=NAME"
+            )
+        try:
+            parts = urlsplit(f"//{self.place}")
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise ConfigError(f"{self}: {error}: write {example}") from None
+        path = [unquote(part) for part in parts.path.split("/") if part]
+        if not host or len(path) > 2:
+            raise ConfigError(f"{self} names no server: write {example}")
+        if self.collection is not None and len(path) > 1:
+            raise ConfigError(f"{self} names two collections: {path[-1]!r} and {self.collection!r}")
+        if self.collection is not None:
+            return Server(host, port, path[0] if path else None), self.collection
+        return Server(host, port, path[0] if len(path) > 1 else None), path[-1] if path else None
+
+    def with_served_collection(self) -> Address:
+        """For a server: the collection taken out of the place."""
+        server, collection = self._served()
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        place = host if server.port is None else f"{host}:{server.port}"
+        place += f"/{server.database}" if server.database else ""
+        return replace(self, place=place, collection=collection or DEFAULT_COLLECTION)
+
     def read_options(self, options: type[Options]) -> Options:
         """The query as the frozen dataclass ``options`` of str, int, float and bool fields.
 
@@ -73,18 +120,36 @@ class Address:
     __repr__ = __str__
 
 
+def serves(factory: Factory) -> Factory:
+    """Marks a connector's factory as one of a server: the path of its address names database and collection."""
+    factory.serves = True  # type: ignore[attr-defined]
+    return factory
+
+
+def secret(variable: str | None) -> str | None:
+    """The secret in the environment variable of that name; None for None.
+
+    Raises:
+        ConfigError: the variable is not set.
+    """
+    if variable is None:
+        return None
+    value = os.environ.get(variable)
+    if not value:
+        raise ConfigError(f"the address takes its key from the environment variable {variable}, which is not set")
+    return value
+
+
 def parse(url: str) -> Address:
     """The address that ``url`` spells. For servers the collection still stands in ``place``.
 
     Raises:
-        ConfigError: not an address, or a collection name with characters that stores refuse.
+        ConfigError: not an address.
     """
     found = _SHAPE.match(url)
     if found is None:
         raise ConfigError(f"{url!r} is no address: write scheme://place, such as pq://photos.pix or memory://")
     collection = unquote(found["name"]) if found["name"] else None
-    if collection is not None:
-        check_collection(collection)
     pairs = parse_qsl(found["query"] or "", keep_blank_values=True)
     return Address(found["scheme"], found["place"], collection, dict(pairs))
 

@@ -24,15 +24,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from pixdex.filters import Operator
-from pixdex.types import MAX_ID_BYTES, Batch, Hit, Metric, Page, Scan, Search, Spec, Want
+from pixdex.types import MAX_ID_BYTES, Batch, Hit, Kind, Metric, Page, Scan, Search, Spec, Want
 
 if TYPE_CHECKING:
     from pixdex.filters import Filter
 
-__all__ = ["Capabilities", "Connector"]
+__all__ = ["Adopting", "Capabilities", "Connector", "Survey", "SurveyedField", "SurveyedVector"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,8 @@ class Capabilities:
         operators: the filter operators it evaluates exactly as pixdex defines them.
         delete_where: deletes by filter (else: the facade scans and deletes).
         exact: ``Tuning(exact=True)`` is exact (else: the facade scans and scores).
+        complete: a search returns k hits whenever k records match (else: the facade counts and completes).
+        foreign: opens collections that another tool made; the connector is ``Adopting``.
         alias: has aliases that switch atomically.
         alter: fields and vectors can be added to a live collection.
         durable: what was acknowledged survives the process.
@@ -64,6 +66,8 @@ class Capabilities:
     operators: frozenset[Operator] = frozenset(Operator)
     delete_where: bool = True
     exact: bool = True
+    complete: bool = True
+    foreign: bool = False
     alias: bool = True
     alter: bool = True
     durable: bool = True
@@ -156,4 +160,74 @@ class Connector(Protocol):
 
     def close(self) -> None:
         """Release the store; calling twice is fine."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurveyedVector:
+    """A vector that another tool made.
+
+    Attributes:
+        name: what the store calls it; empty for the unnamed vector of a Qdrant collection.
+        metric: None when the store compares in a way that pixdex has no name for.
+        searchable: pixdex can search it: float32 or float16, one vector a record.
+        index: how the store indexes it, in its own words.
+    """
+
+    name: str
+    dim: int
+    metric: Metric | None
+    searchable: bool = True
+    index: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurveyedField:
+    """A field that another tool declared or indexed; ``type`` is the store's word for it.
+
+    ``kind`` is None for what pixdex cannot filter on.
+    """
+
+    name: str
+    type: str
+    kind: Kind | None
+    many: bool = False
+    indexed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What there is in a collection that another tool made."""
+
+    count: int
+    ids: Literal["text", "uuid", "int"]
+    key: str
+    vectors: tuple[SurveyedVector, ...]
+    fields: tuple[SurveyedField, ...]
+
+
+@runtime_checkable
+class Adopting(Protocol):
+    """What a connector with the capability ``foreign`` can do besides. None of it changes what is there.
+
+    Once a Spec with the layout ``Foreign`` is registered, ``describe`` returns it and the reading verbs
+    work on the collection: ids are text (an int in decimal digits, a uuid in its canonical form), a payload is
+    all that the other tool stored besides vectors, filters arrive without ``not`` and may match more than
+    they say, since the facade checks every record again. ``alter`` takes it where it can add a vector.
+    """
+
+    def survey(self, name: str, *, timeout: float | None) -> Survey:
+        """What is in the collection. Raises NotFound."""
+        ...
+
+    def register(self, name: str, spec: Spec | None, *, timeout: float | None) -> None:
+        """Keep the Spec with the collection; None forgets it. Raises AccessDenied, or Unsupported where the
+        store has no place for it and the address names no registry file.
+        """
+        ...
+
+    def attach(self, name: str, batch: Batch, *, timeout: float | None) -> None:
+        """Give records that exist the vectors of ``batch``, by id, and leave all else of them; unknown ids are
+        ignored. Raises Unsupported where ``alter`` cannot add a vector.
+        """
         ...

@@ -27,7 +27,7 @@ from pixdex.connectors._pq_vectors import Vectors
 from pixdex.connectors.port import Capabilities
 from pixdex.errors import AlreadyExists, ConfigError, NotFound, Unsupported
 from pixdex.scores import similarities
-from pixdex.types import Batch, Hit, Native, Page, Scan, Search, Spec, Want
+from pixdex.types import REV, Batch, Hit, Native, Page, Scan, Search, Spec, Want
 
 if TYPE_CHECKING:
     import sqlite3
@@ -85,7 +85,7 @@ class PqConnector:
             for statement in _pq_sql.tables(number):
                 db.execute(statement)
             records.add_columns(db, number, spec.columns, spec.vectors)
-            db.execute(f"CREATE INDEX r{number}_rev ON r{number} (f0)")
+            db.execute(f"CREATE INDEX r{number}_rev ON r{number} ({REV.column})")
 
     def describe(self, name: str, *, timeout: float | None) -> Spec:
         with self._store.reading(Deadline.after(timeout)) as db:

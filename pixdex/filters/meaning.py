@@ -77,9 +77,14 @@ def stored(field: Field, payload: Payload) -> Any:
     """The value that filters see in a payload at the port: times as microseconds, places as
     ``(lat, lon)``, lists as lists of those, None where absent.
 
-    Stores fill their typed columns with it.
+    Stores fill their typed columns with it. What another tool wrote is absent where it is of another kind.
     """
-    value = payload.get(field.name)
+    if field.stored_as is not None:
+        return _as_found(field, _at(payload, field.stored_as))
+    return _read(field, payload.get(field.name))
+
+
+def _read(field: Field, value: Any) -> Any:
     if value is None or value == []:
         return None
     read = _READERS.get(field.kind) or partial(_plain_value, field)
@@ -89,6 +94,23 @@ def stored(field: Field, payload: Payload) -> Any:
         return [read(item) for item in value] if field.many else read(value)
     except (TypeError, ValueError, KeyError) as error:
         raise _stale(field, value) from error
+
+
+def _as_found(field: Field, value: Any) -> Any:
+    try:
+        return _read(field, value)
+    except InvalidRecord:
+        return None
+
+
+def _at(payload: Payload, path: str) -> Any:
+    """What lies in a payload under a key, or else under a dotted path."""
+    if path in payload:
+        return payload[path]
+    value: Any = payload
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def _stale(field: Field, value: Any) -> InvalidRecord:
@@ -114,9 +136,14 @@ def _plain_value(field: Field, value: Any) -> Any:
 
 
 _READERS: Mapping[Kind, Callable[[Any], Any]] = {
-    Kind.TIME: lambda text: micros(datetime.fromisoformat(text)),
+    Kind.TIME: lambda text: micros(_moment(text)),
     Kind.GEO: lambda place: _degrees(place),  # noqa: PLW0108 - defined below
 }
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # only another tool writes such
 
 
 def _degrees(place: Any) -> tuple[float, float]:

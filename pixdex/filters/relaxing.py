@@ -24,6 +24,7 @@ from pixdex.filters.nodes import (
     conjunction,
     disjunction,
 )
+from pixdex.types import Field
 
 __all__ = ["bounding_boxes", "operators_of", "relax"]
 
@@ -48,7 +49,7 @@ def relax(where: Filter, operators: frozenset[Operator]) -> tuple[Filter, bool]:
             return (where, True) if {Operator.NOT, _operator(part)} <= operators else (TRUE, False)
     if _operator(where) in operators:
         return where, True
-    if isinstance(where, Near) and Operator.BOX in operators:
+    if isinstance(where, Near) and _operator(Box(where.field, 0, 0, 0, 0)) in operators:
         boxes = bounding_boxes(where)
         if len(boxes) == 1 or Operator.OR in operators:
             return disjunction(boxes), False
@@ -65,9 +66,12 @@ _OPERATORS: Mapping[type[Filter], Operator] = {
     Box: Operator.BOX,
     Ids: Operator.IDS,
 }
+_OF_LISTS: Mapping[type[Filter], Operator] = {Near: Operator.NEAR_ANY, Box: Operator.BOX_ANY}
 
 
 def _operator(leaf: Filter) -> Operator:
+    if isinstance(leaf, Near | Box) and isinstance(leaf.field, Field) and leaf.field.many:
+        return _OF_LISTS[type(leaf)]
     return _OPERATORS[type(leaf)]
 
 

@@ -28,14 +28,14 @@ RULES: dict[str, set[str]] = {
     "fields": {*SPINE},
     "ingest": {"collection", "_records", "pictures", "fields", "encoders.port", *SPINE},
     "index": {"collection", "ingest", "pictures", "fields", "encoders", "encoders.port", "rerankers"}
-    | {"rerankers.port", "connectors", "connectors.port", "policy", "_progress", "_records", *SPINE},
+    | {"rerankers.port", "connectors", "connectors.port", "policy", "_names", "_progress", "_records", *SPINE},
     "_progress": {"ingest"},
     "_html": {"pictures", *IMAGES, *SPINE},
     "demo": {"index", *SPINE},
     "cli": {"*"},
     "connectors": {"connectors.port", "connectors.address", "_plugins"},
     "connectors.port": {"types", "filters"},
-    "connectors.address": {"errors", "_names"},
+    "connectors.address": {"errors"},
     "encoders": {"encoders.port", "_plugins"},
     "encoders.port": {"types", "filters"},
     "rerankers": {"rerankers.port", "_plugins"},
@@ -48,6 +48,7 @@ A_STORE = {
     "connectors._shared",
     "connectors._rows",
     "connectors._deadline",
+    "connectors._specs",
     *SPINE,
 }
 AN_ENCODER = {"encoders.port", *SPINE}

@@ -53,7 +53,9 @@ class TestNoNegation(_Reduced):
     """Everything but not, near and or: boxes stand in for radii."""
 
     capabilities = replace(
-        POOR, operators=frozenset(Operator) - {Operator.NOT, Operator.NEAR, Operator.OR}, max_vectors=2
+        POOR,
+        operators=frozenset(Operator) - {Operator.NOT, Operator.NEAR, Operator.NEAR_ANY, Operator.OR},
+        max_vectors=2,
     )
 
 
@@ -63,6 +65,7 @@ class TestNegationOfFew(_Reduced):
     capabilities = replace(
         POOR,
         operators=frozenset({Operator.NOT, Operator.OR, Operator.BOX, Operator.IDS, Operator.RANGE}),
+        complete=False,
         metrics=frozenset({Metric.L2, Metric.COSINE}),
         max_batch_bytes=50_000,
         tokens=True,

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import pixdex
 from pixdex._names import check_collection
 from pixdex.connectors import available, connect
-from pixdex.connectors.address import Address, parse
+from pixdex.connectors.address import Address, Server, parse, secret
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.errors import ConfigError, nearest
 
@@ -56,7 +57,47 @@ def test_collection_names_that_stores_refuse(name: str) -> None:
         check_collection(name)
     if name:
         with pytest.raises(ConfigError, match="collection name"):
-            parse(f"pq://x#{name}")
+            pixdex.open(f"memory://#{name}")
+
+
+@pytest.mark.parametrize(
+    ("url", "server", "collection"),
+    [
+        ("qdrant://localhost:6333/photos", Server("localhost", 6333), "photos"),
+        ("qdrant://localhost", Server("localhost", None), "main"),
+        ("qdrant://[::1]:6333/photos?grpc=1", Server("::1", 6333), "photos"),
+        ("milvus://host:19530/db/photos", Server("host", 19530, "db"), "photos"),
+        ("milvus://host/db#photos", Server("host", None, "db"), "photos"),
+        ("milvus://host/#my%20photos", Server("host", None), "my photos"),
+    ],
+)
+def test_server_addresses(url: str, server: Server, collection: str) -> None:
+    address = parse(url).with_served_collection()
+    assert (address.server, address.collection) == (server, collection)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("qdrant://", "names no server"),
+        ("qdrant://h/a/b/c", "names no server"),
+        ("qdrant://h:port/a", "Port"),
+        ("qdrant://h/a/b#c", "two collections"),
+        ("qdrant://me:hush@h/a", "key_env"),
+    ],
+)
+def test_what_is_no_server(url: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse(url).with_served_collection()
+    assert "hush" not in str(caught.value)
+
+
+def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIXDEX_TEST_KEY", "hush")
+    assert secret("PIXDEX_TEST_KEY") == "hush"
+    assert secret(None) is None
+    with pytest.raises(ConfigError, match="PIXDEX_NO_KEY"):
+        secret("PIXDEX_NO_KEY")
 
 
 def test_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

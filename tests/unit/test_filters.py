@@ -51,7 +51,7 @@ from pixdex.filters import (
 )
 from pixdex.testing.random_data import RICH, filters
 from pixdex.testing.random_data import _kilometres as other_distance
-from pixdex.types import MAX_INT, REV, Field, Spec
+from pixdex.types import MAX_INT, REV, Field, Kind, Spec
 
 FIELDS: dict[str, Field] = {f.name: f for f in RICH.fields}
 LABEL, TAGS, YEAR, RATING, OK, TAKEN, PLACE = (
@@ -624,7 +624,28 @@ def test_fold_reaches_every_node() -> None:
     )  # fmt: skip
     names = ["eq", "in", "range", "exists", "contains", "near", "box", "ids"]
     assert fold(Not(And((Or(leaves), *leaves))), Names()) == ["not", "and", "or", *names, *names]
-    assert [o.value for o in Operator] == sorted([*names, "and", "or", "not"], key=[o.value for o in Operator].index)
+    assert {o.value for o in Operator} == {*names, "near any", "box any", "and", "or", "not"}
+
+
+def test_a_place_among_several_is_an_operator_of_its_own() -> None:
+    """Many stores have two numbers for a place, and none for a list of places."""
+    near = Near(FIELDS["stops"], 1.0, 2.0, 3.0)
+    assert operators_of(near) == {Operator.NEAR_ANY}
+    assert operators_of(Box(FIELDS["stops"], 1, 1, 2, 2)) == {Operator.BOX_ANY}
+    assert relax(near, frozenset({Operator.BOX, Operator.OR, Operator.NEAR})) == (TRUE, False)
+    boxes, exact = relax(near, frozenset({Operator.BOX_ANY, Operator.OR}))
+    assert (operators_of(boxes), exact) == ({Operator.BOX_ANY}, False)
+
+
+def test_what_another_tool_wrote_is_absent_where_it_is_of_another_kind() -> None:
+    field = Field(name="colour", kind=Kind.TEXT, stored_as="meta.colour")
+    taken = Field(name="taken", kind=Kind.TIME, stored_as="taken")
+    assert stored(field, {"meta": {"colour": "red"}}) == "red"
+    assert stored(field, {"meta.colour": "flat"}) == "flat"
+    for odd in ({"meta": {"colour": ["red"]}}, {"meta": {"colour": 1}}, {"meta": "red"}, {"colour": "red"}, {}):
+        assert stored(field, odd) is None
+    assert stored(taken, {"taken": "1970-01-01T00:00:01"}) == 1_000_000  # without a zone, as Qdrant reads it
+    assert stored(taken, {"taken": 12}) is None
 
 
 # --- what nobody should have to find out ----------------------------------------------------------

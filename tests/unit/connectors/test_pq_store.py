@@ -373,7 +373,7 @@ def test_collections_and_aliases(store: PqConnector) -> None:
     with pytest.raises(NotFound):
         store.flush("now", timeout=None)
     with pytest.raises(Unsupported):
-        store.create("f", replace(SPEC, layout=Foreign(ids="text", key="id", vectors={})), timeout=None)
+        store.create("f", replace(SPEC, layout=Foreign(ids="text", key="id")), timeout=None)
 
 
 def test_drop_removes_the_files(path: Path, store: PqConnector) -> None:
