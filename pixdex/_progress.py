@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pixdex.ingest import Progress, Report
+    from pixdex.report import Progress, Report
 
 __all__ = ["following"]
 

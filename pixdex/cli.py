@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pixdex.index import ImageIndex
-    from pixdex.ingest import Report
+    from pixdex.report import Report
     from pixdex.types import Hit
 
 __all__ = ["app", "main"]

@@ -21,7 +21,7 @@ from pixdex.connectors import connect
 from pixdex.errors import ConfigError, InvalidImage, InvalidRecord, NotFound, Unsupported
 from pixdex.fields import AUTOMATIC, CONTENT, check_user_fields, declared, infer, spelled
 from pixdex.filters import F, Filter
-from pixdex.ingest import Progress, Report, ingest
+from pixdex.ingest import ingest
 from pixdex.pictures import (
     NO_PICTURE,
     Item,
@@ -39,6 +39,7 @@ from pixdex.pictures import (
     shown,
     source_of,
 )
+from pixdex.report import Progress, Report
 from pixdex.rerankers.port import Candidate, Query
 from pixdex.types import Batch, Field, Hit, Kind, Payload, Source, Spec, Tuning, Vector, Want
 

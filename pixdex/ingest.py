@@ -10,22 +10,23 @@ same again goes on from there.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pixdex._encoding import Encoding
 from pixdex._records import coerce
 from pixdex.errors import InvalidImage
 from pixdex.fields import AUTOMATIC_NAMES, CONTENT
 from pixdex.filters import F
-from pixdex.pictures import Item, content_hash, load_picture, shown
-from pixdex.types import MAX_TEXT_BYTES, Batch, Metric, Payload, Want
+from pixdex.pictures import Item, content_hash, shown
+from pixdex.report import Progress, Report, Tally
+from pixdex.types import MAX_TEXT_BYTES, Batch, Payload, Want
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,52 +34,9 @@ if TYPE_CHECKING:
     from pixdex.collection import Collection
     from pixdex.encoders.port import Encoder
 
-__all__ = ["Progress", "Quarantined", "Report", "ingest"]
+__all__ = ["ingest"]
 
 _CHUNK = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """A picture that could not be used, and why."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What became of the pictures.
-
-    Attributes:
-        added: encoded and written.
-        reused: written with the vectors that the same content has already (moved, or new fields).
-        unchanged: there already, nothing done.
-        ignored: files in the folder that are no pictures by name or signature.
-        quarantined: what could not be used.
-        notices: what was decided on the user's behalf, in sentences.
-        seconds: wall-clock time.
-    """
-
-    added: int = 0
-    reused: int = 0
-    unchanged: int = 0
-    ignored: int = 0
-    quarantined: tuple[Quarantined, ...] = ()
-    notices: tuple[str, ...] = ()
-    seconds: float = 0.0
-
-    @property
-    def seen(self) -> int:
-        """Pictures looked at."""
-        return self.added + self.reused + self.unchanged + len(self.quarantined)
-
-
-Progress: TypeAlias = Callable[[Report], None]
-"""Called with the report so far, after every written batch."""
-
-
-# --- the pipeline -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,36 +47,6 @@ class _Seen:
     item: Item
     content: str
     payload: Payload
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    seen: _Seen
-    prepared: NDArray[Any]
-    fields: Mapping[str, Any]
-
-
-class _Tally:
-    """The report while it grows."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self.added = self.reused = self.unchanged = self.ignored = 0
-        self.quarantined: list[Quarantined] = []
-
-    def report(self, notices: Sequence[str]) -> Report:
-        return Report(
-            added=self.added,
-            reused=self.reused,
-            unchanged=self.unchanged,
-            ignored=self.ignored,
-            quarantined=tuple(self.quarantined),
-            notices=tuple(notices),
-            seconds=time.monotonic() - self._started,
-        )
-
-    def quarantine(self, item: Item, error: Exception) -> None:
-        self.quarantined.append(Quarantined(item.label, str(error)))
 
 
 def ingest(
@@ -140,10 +68,11 @@ def ingest(
     Raises:
         StoreError: the store failed; what was written stays, and adding again goes on from there.
     """
-    tally = _Tally()
+    tally = Tally()
     pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1), thread_name_prefix="pixdex-decode")
     try:
-        pipeline = _Pipeline(collection, encoder, vector=vector, tokens=tokens, pool=pool, tally=tally)
+        encoding = Encoding(encoder, vector, tokens, pool, tally)
+        pipeline = _Pipeline(collection, encoding)
         ahead: list[tuple[Item, Future[str]]] = []
         for chunk in _chunks(_pictures(items, tally)):
             hashing = [(item, pool.submit(content_hash, item.picture)) for item in chunk]
@@ -162,7 +91,7 @@ def ingest(
     return report
 
 
-def _pictures(items: Iterable[Item | None], tally: _Tally) -> Iterator[Item]:
+def _pictures(items: Iterable[Item | None], tally: Tally) -> Iterator[Item]:
     for item in items:
         if item is None:
             tally.ignored += 1
@@ -179,22 +108,12 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
 class _Pipeline:
     """From hashed items to written records, a chunk at a time."""
 
-    def __init__(
-        self,
-        collection: Collection,
-        encoder: Encoder,
-        *,
-        vector: str,
-        tokens: bool,
-        pool: ThreadPoolExecutor,
-        tally: _Tally,
-    ) -> None:
+    def __init__(self, collection: Collection, encoding: Encoding) -> None:
         self._collection = collection
-        self._encoder = encoder
-        self._vector = vector
-        self._tokens = tokens
-        self._pool = pool
-        self._tally = tally
+        self._encoding = encoding
+        self._vector = encoding.vector
+        self._tokens = encoding.tokens
+        self._tally = encoding.tally
 
     def write(self, hashing: Sequence[tuple[Item, Future[str]]]) -> None:
         fresh = self._reuse(self._without_known(self._hashed(hashing)))
@@ -206,7 +125,7 @@ class _Pipeline:
         self._add(self._reuse(copies))  # what is left of them: their first could not be used, or is not visible yet
 
     def _add(self, seen: Sequence[_Seen]) -> None:
-        batch = self._encoded(seen)
+        batch = self._encoding.batch([replace(one.item, id=one.id, payload=one.payload) for one in seen])
         if len(batch):
             self._collection.upsert(batch)
             self._tally.added += len(batch)
@@ -218,7 +137,7 @@ class _Pipeline:
             try:
                 content = future.result()
             except InvalidImage as error:
-                self._tally.quarantine(item, error)
+                self._tally.quarantine(item.label, error)
                 continue
             payload = {**item.payload, CONTENT: content}
             if isinstance(item.picture, Path):
@@ -330,50 +249,6 @@ class _Pipeline:
                 absent[vector.name] = ~kept
         tokens = tuple(_tokens(record) for _, record in old)
         return Batch(tuple(one.id for one, _ in old), vectors, tuple(payloads), tokens, absent)
-
-    def _encoded(self, seen: Sequence[_Seen]) -> Batch:
-        """The items decoded in threads, encoded in batches, in order."""
-        futures = [self._pool.submit(self._prepare, one) for one in seen]
-        ready: list[_Ready] = []
-        pieces: list[Batch] = []
-        for one, future in zip(seen, futures, strict=True):
-            try:
-                ready.append(future.result())
-            except InvalidImage as error:
-                self._tally.quarantine(one.item, error)
-            if len(ready) == self._encoder.batch_size:
-                pieces.append(self._encode(ready))
-                ready = []
-        if ready:
-            pieces.append(self._encode(ready))
-        return Batch.concat(pieces)
-
-    def _prepare(self, seen: _Seen) -> _Ready:
-        try:
-            pixels, fields = load_picture(seen.item.picture)
-            return _Ready(seen, self._encoder.prepare(pixels), fields)
-        except InvalidImage:
-            raise
-        except MemoryError as error:
-            raise InvalidImage("not enough memory to decode it") from error
-        except Exception as error:  # an encoder is anybody's code, and one picture stops nothing
-            raise InvalidImage(f"encoder {self._encoder.name!r} cannot prepare it: {error!r}") from error
-
-    def _encode(self, ready: Sequence[_Ready]) -> Batch:
-        features = self._encoder.encode([one.prepared for one in ready], tokens=self._tokens)
-        batch = Batch(
-            tuple(one.seen.id for one in ready),
-            {self._vector: features.vectors},
-            tuple({**one.fields, **one.seen.payload} for one in ready),
-            features.tokens,
-        )
-        good = np.isfinite(features.vectors).all(axis=1)
-        if self._collection.spec.vector(self._vector).metric is Metric.COSINE:
-            good &= features.vectors.any(axis=1)
-        for row in np.flatnonzero(~good).tolist():
-            error = InvalidImage(f"encoder {self._encoder.name!r} makes no usable vector of it")
-            self._tally.quarantine(ready[row].seen.item, error)
-        return batch if good.all() else batch.take(np.flatnonzero(good).tolist())
 
 
 def _tokens(record: Batch) -> NDArray[Any] | None:

@@ -26,10 +26,12 @@ RULES: dict[str, set[str]] = {
     "collection": {"connectors.port", "_names", "policy", "_records", "_vectors", *SPINE},
     "pictures": {"encoders.port", *IMAGES, *SPINE},
     "fields": {*SPINE},
-    "ingest": {"collection", "_records", "pictures", "fields", "encoders.port", *SPINE},
-    "index": {"collection", "ingest", "pictures", "fields", "encoders", "encoders.port", "rerankers"}
+    "report": set(),
+    "_encoding": {"pictures", "report", "encoders.port", *SPINE},
+    "ingest": {"collection", "_encoding", "_records", "pictures", "fields", "report", "encoders.port", *SPINE},
+    "index": {"collection", "ingest", "report", "pictures", "fields", "encoders", "encoders.port", "rerankers"}
     | {"rerankers.port", "connectors", "connectors.port", "policy", "_names", "_progress", "_records", *SPINE},
-    "_progress": {"ingest"},
+    "_progress": {"report"},
     "_html": {"pictures", *IMAGES, *SPINE},
     "demo": {"index", *SPINE},
     "cli": {"*"},

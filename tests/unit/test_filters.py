@@ -332,7 +332,8 @@ def _used(where: Filter) -> set[Operator]:
             return joint.union(*map(_used, parts))
         case Not(part):
             return {Operator.NOT} | _used(part)
-    return {Operator(type(where).__name__.lower())}
+    among = " any" if isinstance(where, Near | Box) and where.field.many else ""
+    return {Operator(type(where).__name__.lower() + among)}
 
 
 @settings(max_examples=600)

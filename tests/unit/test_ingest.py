@@ -21,9 +21,9 @@ from pixdex import F
 from pixdex.errors import ConfigError, InvalidImage, InvalidRecord, PartialWrite, StoreUnavailable
 from pixdex.fields import AUTOMATIC, check_user_fields, infer
 from pixdex.index import ImageIndex
-from pixdex.ingest import Report
 from pixdex.pictures import Item, content_hash, from_files, load_picture
 from pixdex.policy import Policy
+from pixdex.report import Report
 from pixdex.types import Kind
 
 PATIENT = Policy(base=0.0)
