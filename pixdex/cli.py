@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from pixdex.adopting import Proposal
     from pixdex.index import ImageIndex
     from pixdex.report import Report
     from pixdex.types import Hit
@@ -186,6 +187,73 @@ def delete(
 
 
 @app.command()
+def adopt(
+    url: Url,
+    *,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", "-e", help="The encoder that made the vector, on your word.")
+    ] = None,
+    vector: Annotated[str | None, typer.Option(help="Which vector that is, by the store's name.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Forget that the collection was adopted.")] = False,
+    json: Json = False,
+) -> None:
+    """Open a collection that another tool made: look at it, propose, and register it. No record is touched."""
+    from pixdex import adopting, encoders
+    from pixdex.connectors import connect
+
+    connector, name = connect(url)
+    try:
+        if undo:
+            adopting.release(connector, name)
+            typer.echo(f"{name} is no longer adopted; vectors that were attached stay", err=True)
+            return
+        loaded = None if encoder is None else encoders.load(encoder)
+        proposal = adopting.propose(connector, name, encoder=loaded, vector=vector)
+        if json:
+            _print_json(_proposed(proposal))
+        else:
+            _print_proposal(proposal)
+        if yes or (not json and typer.confirm("Register it so? No record is touched.", err=True)):
+            adopting.adopt(connector, proposal)
+            typer.echo(f"adopted {name}", err=True)
+    finally:
+        connector.close()
+
+
+@app.command()
+def attach(
+    url: Url,
+    *,
+    encoder: Annotated[str, typer.Option("--encoder", "-e", help="Encoder reference.")] = "classic",
+    images: Annotated[str, typer.Option(metavar="FIELD", help="The key that holds the path of a picture.")],
+    root: Annotated[Path | None, typer.Option(help="What relative paths are relative to.")] = None,
+    where: Where = None,
+    again: Annotated[bool, typer.Option("--again", help="Encode also what has a vector already.")] = False,
+    json: Json = False,
+) -> None:
+    """Give the records of an adopted collection an image vector, by the pictures that a field of theirs names."""
+    from pixdex import adopting, encoders
+    from pixdex._progress import following
+    from pixdex.connectors import connect
+    from pixdex.filters import parse
+
+    chosen = None if where is None else parse(where)
+    loaded = encoders.load(encoder)
+    connector, name = connect(url)
+    try:
+        with following(None) as progress:
+            report = adopting.attach(
+                connector, name, loaded, images=images, root=root, where=chosen, again=again, progress=progress
+            )
+    finally:
+        connector.close()
+    _print_report(report, as_json=json)
+    if report.quarantined and len(report.quarantined) == report.seen:
+        raise typer.Exit(1)  # not one of them could be used
+
+
+@app.command()
 def stores() -> None:
     """List the stores that an address can name."""
     from pixdex.connectors import available
@@ -286,6 +354,37 @@ def _print_hits(hits: Sequence[Hit]) -> None:
         path = (hit.payload or {}).get("path", "")
         table.add_row(str(rank), f"{hit.score:+.3f}", _printable(hit.id), _printable(str(path)))
     _console().print(table if hits else "nothing found")
+
+
+def _proposed(proposal: Proposal) -> dict[str, Any]:
+    import dataclasses
+
+    import orjson
+
+    spec = orjson.loads(proposal.spec.to_json())
+    return {"survey": dataclasses.asdict(proposal.survey), "spec": spec, "notices": list(proposal.notices)}
+
+
+def _print_proposal(proposal: Proposal) -> None:
+    from rich.table import Table
+
+    from pixdex.fields import spelled
+
+    survey = proposal.survey
+    table = Table(box=None, pad_edge=False)
+    for heading in ("theirs", "", "in pixdex", ""):
+        table.add_column(heading, overflow="fold")
+    table.add_row(_printable(survey.key), f"ids, {survey.ids}", "id", "text")
+    for vector in proposal.spec.vectors:
+        theirs = _printable(vector.stored_as or "(unnamed)")
+        table.add_row(theirs, "vector", vector.name, f"{vector.dim} x {vector.metric}, {vector.fingerprint.encoder}")
+    for field in proposal.spec.fields:
+        table.add_row(_printable(field.stored_as or ""), "field", field.name, spelled(field))
+    console = _console()
+    console.print(f"[bold]{_printable(proposal.collection)}[/bold]: {survey.count} records")
+    console.print(table)
+    for notice in proposal.notices:
+        console.print(f"note: {_printable(notice)}")
 
 
 def _print_report(report: Report, *, as_json: bool) -> None:

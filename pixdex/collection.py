@@ -37,6 +37,7 @@ from pixdex.types import (
     Batch,
     Field,
     Fingerprint,
+    Foreign,
     Hit,
     Page,
     Scan,
@@ -122,6 +123,10 @@ class Collection:
             spec = policy.run(Call("describe", name), lambda t: connector.describe(name, timeout=t))
         except NotFound as error:
             raise NotFound(f"there is no collection {name!r} in this {connector.scheme} store") from error
+        if isinstance(spec.layout, Foreign) and spec.layout.companion is not None:
+            from pixdex._joined import Joined
+
+            connector = Joined(connector, spec, spec.layout.companion)
         collection = cls(connector, name, spec, policy=policy)
         for vector_name, fingerprint in (expect or {}).items():
             collection.require(fingerprint, vector=vector_name)
@@ -540,6 +545,7 @@ class Collection:
             raise ConfigError(f"size is {size}: ask for at least 1")
         bound = TRUE if where is None else bind(where, self.spec)
         if since is not None:
+            self._own("scan(since=)")
             bound = bind(bound & (F["_rev"] > since), self.spec)
         if bound == FALSE:
             return

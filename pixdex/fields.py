@@ -10,8 +10,10 @@ from typing import Any
 from pixdex.errors import ConfigError
 from pixdex.types import Field, Kind, python_scalar
 
-__all__ = ["AUTOMATIC", "AUTOMATIC_NAMES", "CONTENT", "check_user_fields", "declared", "infer", "spelled"]
+__all__ = ["AUTOMATIC", "AUTOMATIC_NAMES", "CONTENT", "IMAGE", "check_user_fields", "declared", "infer", "spelled"]
 
+IMAGE = "image"
+"""The vector of pictures."""
 CONTENT = "content"
 AUTOMATIC = (
     Field(name="path", kind=Kind.TEXT),

@@ -19,8 +19,8 @@ from pixdex._records import check_ids, checked
 from pixdex.collection import Collection
 from pixdex.connectors import connect
 from pixdex.errors import ConfigError, InvalidImage, InvalidRecord, NotFound, Unsupported
-from pixdex.fields import AUTOMATIC, CONTENT, check_user_fields, declared, infer, spelled
-from pixdex.filters import F, Filter
+from pixdex.fields import AUTOMATIC, CONTENT, IMAGE, check_user_fields, declared, infer, spelled
+from pixdex.filters import F, Filter, Ids
 from pixdex.ingest import ingest
 from pixdex.pictures import (
     NO_PICTURE,
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_ENCODER", "ImageIndex", "Info", "describe", "open"]
 
 DEFAULT_ENCODER = "classic"
-IMAGE = "image"
 
 Fields: TypeAlias = "Mapping[str, Kind | str | Field]"
 
@@ -132,6 +131,11 @@ def _encoder_for(collection: Collection | None, encoder: Encoder | str | None) -
 
 def _require(collection: Collection, encoder: Encoder) -> None:
     """Make sure that the collection's vectors and tokens are this encoder's."""
+    if all(vector.name != IMAGE for vector in collection.spec.vectors):
+        raise Unsupported(
+            f"collection {collection.name!r} has no vector {IMAGE!r} to search pictures by: give its records one with "
+            "pixdex attach, or say which of its vectors the encoder made with pixdex adopt --encoder"
+        )
     collection.require(encoder.fingerprint, vector=IMAGE)
     collection.require_tokens(encoder.token_spec)
 
@@ -408,7 +412,7 @@ class ImageIndex:
         if reranker is not None and reranker.uses_tokens and self.collection.spec.tokens is None:
             raise Unsupported("this collection keeps no tokens to rerank with: make a new one with tokens=True")
         asked = self._query(query, tokens=reranker is not None and reranker.uses_tokens)
-        itself = asked.itself() if exclude_self else None
+        itself = self._itself(asked) if exclude_self else None
         if itself is not None:
             where = ~itself if where is None else where & ~itself
         if reranker is None:
@@ -420,6 +424,15 @@ class ImageIndex:
         )
         ranked = [*self._reranked(asked.query, first[:candidates], reranker), *first[candidates:]]
         return [hit for hit in ranked if threshold is None or hit.score >= threshold][:k]
+
+    def _itself(self, asked: _Asked) -> Filter | None:
+        itself = asked.itself()
+        if itself is not None and not isinstance(itself, Ids) and self.collection.spec.field(CONTENT) is None:
+            raise Unsupported(
+                "exclude_self: another tool made this collection, which knows records by id, not by the content of "
+                "their pictures: search by id, or leave that id out with where="
+            )
+        return itself
 
     def _query(self, query: Any, *, tokens: bool) -> _Asked:
         if isinstance(query, np.ndarray) and query.dtype != np.uint8:

@@ -13,7 +13,7 @@ from pixdex.errors import InvalidRecord
 from pixdex.filters.nodes import Box, Filter, Near, Range, fold
 from pixdex.types import Field, Kind, Payload
 
-__all__ = ["EARTH_RADIUS_KM", "distance_km", "matches", "micros", "stored"]
+__all__ = ["EARTH_RADIUS_KM", "at", "distance_km", "matches", "micros", "stored"]
 
 EARTH_RADIUS_KM = 6371.0088
 """Mean radius (IUGG), used by every distance in pixdex."""
@@ -80,7 +80,7 @@ def stored(field: Field, payload: Payload) -> Any:
     Stores fill their typed columns with it. What another tool wrote is absent where it is of another kind.
     """
     if field.stored_as is not None:
-        return _as_found(field, _at(payload, field.stored_as))
+        return _as_found(field, at(payload, field.stored_as))
     return _read(field, payload.get(field.name))
 
 
@@ -103,7 +103,7 @@ def _as_found(field: Field, value: Any) -> Any:
         return None
 
 
-def _at(payload: Payload, path: str) -> Any:
+def at(payload: Payload, path: str) -> Any:
     """What lies in a payload under a key, or else under a dotted path."""
     if path in payload:
         return payload[path]

@@ -23,7 +23,10 @@ RULES: dict[str, set[str]] = {
     "filters*": {"types", "errors"},  # and one another
     "_records": {"types", "errors", "_vectors"},
     "_vectors": {"types", "errors"},
-    "collection": {"connectors.port", "_names", "policy", "_records", "_vectors", *SPINE},
+    "_joined": {"connectors.port", *SPINE},
+    "collection": {"connectors.port", "_joined", "_names", "policy", "_records", "_vectors", *SPINE},
+    "adopting": {"collection", "connectors.port", "ingest", "pictures", "fields", "report", "policy", "encoders.port"}
+    | {"_encoding", "_joined", "_vectors", "filters.meaning", *SPINE},
     "pictures": {"encoders.port", *IMAGES, *SPINE},
     "fields": {*SPINE},
     "report": set(),
