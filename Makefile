@@ -39,7 +39,7 @@ empty =
 space = $(empty) $(empty)
 SPINE = $(subst $(space),$(comma),$(strip \
 	pixdex/errors.py pixdex/_names.py pixdex/types.py pixdex/filters/*.py pixdex/policy.py pixdex/scores.py \
-	pixdex/_records.py pixdex/_vectors.py pixdex/collection.py pixdex/connectors/port.py pixdex/connectors/memory.py))
+	pixdex/_records.py pixdex/_vectors.py pixdex/_limits.py pixdex/_reading.py pixdex/collection.py pixdex/connectors/port.py pixdex/connectors/memory.py))
 
 bench: setup
 	$(BIN)/python -m benchmarks.first

@@ -14,13 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import orjson
-
 from pixdex import _records
+from pixdex._limits import check_supported, checked_sizes, cuts
 from pixdex._names import check_collection
+from pixdex._reading import Asked, Reader
 from pixdex.errors import (
     AlreadyExists,
     ConfigError,
@@ -31,7 +30,7 @@ from pixdex.errors import (
     StoreError,
     Unsupported,
 )
-from pixdex.filters import FALSE, TRUE, F, Filter, Operator, bind, matches, relax
+from pixdex.filters import FALSE, TRUE, F, Filter, bind
 from pixdex.policy import Call, Policy
 from pixdex.types import (
     Batch,
@@ -40,8 +39,6 @@ from pixdex.types import (
     Foreign,
     Hit,
     Page,
-    Scan,
-    Search,
     Source,
     Spec,
     TokenSpec,
@@ -51,19 +48,13 @@ from pixdex.types import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from pixdex.connectors.port import Capabilities, Connector
 
 __all__ = ["Collection"]
 
 R = TypeVar("R")
-
-_ROUNDS_BEFORE_SCAN = 6
-
-COMPLETED = "completed"
-"""In ``Hit.trace``: the store's index returned fewer than match, so an exact search followed."""
 
 
 class Collection:
@@ -95,7 +86,7 @@ class Collection:
         """
         check_collection(name)
         collection = cls(connector, name, spec, policy=policy)
-        _check_supported(spec, connector)
+        check_supported(spec, connector)
         try:
             collection._run("create", connector.create, spec, idempotent=False)
         except AlreadyExists as error:
@@ -203,7 +194,7 @@ class Collection:
                 f"{self.connector.scheme} cannot add fields or vectors to a live collection: "
                 "create a new one with them and copy the records"
             )
-        _check_supported(spec, self.connector)
+        check_supported(spec, self.connector)
         if fields:
             self._check_fillable(fields)
         self._run("alter", self.connector.alter, spec)
@@ -211,7 +202,7 @@ class Collection:
 
     def _check_fillable(self, fields: Sequence[Field]) -> None:
         """Every record's payload can fill the columns of new fields."""
-        for page in self._pages(Want(payload=True)):
+        for page in self._reader.pages(Want(payload=True)):
             for record, payload in zip(page.batch.ids, page.batch.payloads or (), strict=True):
                 try:
                     for field in fields:
@@ -277,10 +268,10 @@ class Collection:
         """
         self._own("upsert")
         checked = _records.checked(batch, self.spec)
-        sizes = self._checked_sizes(checked)
+        sizes = checked_sizes(checked, self.connector)
         ready = _records.with_revs(self._physical(checked), self._next_revs(len(checked)))
         done: list[str] = []
-        for rows in self._cuts(sizes):
+        for rows in cuts(sizes, self.capabilities):
             piece = ready.take(rows)
             try:
                 self._run("upsert", self.connector.upsert, piece, size=len(piece))
@@ -293,38 +284,6 @@ class Collection:
                     f"{len(done)} of {len(checked)} records were written, then: {error}", done=done
                 ) from error
             done.extend(piece.ids)
-
-    def _checked_sizes(self, batch: Batch) -> list[int]:
-        """Bytes of each record, about; refuses what the store cannot hold."""
-        limits = self.capabilities
-        vectors = sum(values.shape[1] * values.itemsize for values in batch.vectors.values())
-        sizes = []
-        for row, record in enumerate(batch.ids):
-            payload = len(orjson.dumps(batch.payloads[row])) if batch.payloads else 0
-            matrix = batch.tokens[row] if batch.tokens else None
-            for what, size, limit in (
-                ("its id", len(record.encode()), limits.max_id_bytes),
-                ("its payload", payload, limits.max_payload_bytes),
-                ("its token matrix", 0 if matrix is None else matrix.nbytes, limits.max_token_bytes),
-            ):
-                if size > limit:
-                    raise InvalidRecord(
-                        f"record {record!r:.60}: {what} has {size} bytes, {self.connector.scheme} takes {limit}"
-                    )
-            sizes.append(len(record) + payload + vectors + (0 if matrix is None else matrix.nbytes))
-        return sizes
-
-    def _cuts(self, sizes: Sequence[int]) -> Iterator[range]:
-        """Consecutive rows within the store's limits by count and by bytes."""
-        start, total = 0, 0
-        for row, size in enumerate(sizes):
-            full = row - start >= self.capabilities.max_batch or total + size > self.capabilities.max_batch_bytes
-            if row > start and full:
-                yield range(start, row)
-                start, total = row, 0
-            total += size
-        if start < len(sizes):
-            yield range(start, len(sizes))
 
     def _next_revs(self, count: int) -> int:
         """The first of ``count`` revisions: the clock in microseconds, never going back."""
@@ -352,30 +311,19 @@ class Collection:
         bound = bind(where, self.spec)
         if bound == FALSE:
             return
-        pushed, exact = self._pushed(bound)
-        if exact and self.capabilities.delete_where:
+        pushed = self._reader.pushed_whole(bound)
+        if pushed is not None and self.capabilities.delete_where:
             self._run("delete_where", self.connector.delete_where, pushed)
             return
         # Collect first: deleting under a running scan may skip pages.
-        self.delete([i for page in self._matching(bound, Want(payload=False)) for i in page.batch.ids])
+        self.delete([i for page in self._reader.matching(bound, Want(payload=False)) for i in page.batch.ids])
 
     # --- reading ------------------------------------------------------------------------------------
 
     def fetch(self, ids: Sequence[str], *, want: Want = Want()) -> Batch:
         """Records by id, in the order of ``ids``; those that do not exist are left out."""
         _records.check_ids(ids)
-        distinct = list(dict.fromkeys(ids))
-        if not distinct:
-            import numpy as np
-
-            empty = {name: np.zeros((0, self.spec.vector(name).dim), np.float32) for name in want.vectors}
-            return Batch((), empty, () if want.payload else None, revs=() if want.payload else None)
-        fetch = partial(self.connector.fetch, want=self._at_port(want))
-        size = self.capabilities.max_batch
-        pieces = [distinct[start : start + size] for start in range(0, len(distinct), size)]
-        batch = Batch.concat([self._run("fetch", fetch, piece, size=len(piece)) for piece in pieces])
-        row_of = {record: row for row, record in enumerate(batch.ids)}
-        return self._from_port(batch.take([row_of[i] for i in distinct if i in row_of]))
+        return self._reader.fetch(ids, want)
 
     def search(
         self,
@@ -410,11 +358,9 @@ class Collection:
         bound = TRUE if where is None else bind(where, self.spec)
         if bound == FALSE or not len(checked):
             return [[] for _ in checked]
-        if k > self.capabilities.max_k or (tuning.exact and not self.capabilities.exact):
-            found = self._scan_and_score(checked, vector, bound, k, want)
-        else:
-            found = self._search(checked, vector, bound, k, tuning, want)
-        return [[hit for hit in hits if threshold is None or hit.score >= threshold] for hits in found]
+        asked = Asked(queries=checked, vector=vector, where=bound, k=k, tuning=tuning, want=want)
+        found = self._reader.search(asked)
+        return found if threshold is None else [[hit for hit in hits if hit.score >= threshold] for hits in found]
 
     def search_one(
         self,
@@ -435,96 +381,6 @@ class Collection:
             raise InvalidRecord(f"one query is [dim], got an array of shape {array.shape}: use search for several")
         queries = array[None, :]
         return self.search(queries, k=k, where=where, using=using, threshold=threshold, tuning=tuning, want=want)[0]
-
-    def _search(
-        self, queries: NDArray[np.float32], vector: Vector, bound: Filter, k: int, tuning: Tuning, want: Want
-    ) -> list[list[Hit]]:
-        pushed, exact = self._pushed(bound)
-        asked = want if exact else replace(want, payload=True)
-        reach = k
-        for _ in range(_ROUNDS_BEFORE_SCAN):
-            request = Search(
-                queries=queries,
-                k=reach,
-                using=vector.column,
-                where=None if pushed == TRUE else pushed,
-                tuning=tuning,
-                want=self._at_port(asked),
-            )
-            raw = self._run("search", self.connector.search, request)
-            kept = raw if exact else [[h for h in hits if matches(bound, h.id, h.payload or {})] for hits in raw]
-            if exact or all(len(some) >= k or len(hits) < reach for some, hits in zip(kept, raw, strict=True)):
-                names = self._logical_names()
-                found = [[self._seen(hit, want, names) for hit in _ordered(hits)[:k]] for hits in kept]
-                return self._completed(found, queries, vector, bound, k, tuning, want)
-            if reach == self.capabilities.max_k:
-                break
-            reach = min(reach * 4, self.capabilities.max_k)
-        return self._scan_and_score(queries, vector, bound, k, want)
-
-    def _completed(
-        self,
-        found: list[list[Hit]],
-        queries: NDArray[np.float32],
-        vector: Vector,
-        bound: Filter,
-        k: int,
-        tuning: Tuning,
-        want: Want,
-    ) -> list[list[Hit]]:
-        """``found``, searched again exactly where an approximate index returned fewer than match."""
-        short = [row for row, hits in enumerate(found) if len(hits) < k]
-        if not short or self.capabilities.complete or tuning.exact:
-            return found
-        matching = self._count(bound)
-        short = [row for row in short if len(found[row]) < min(k, matching)]
-        if not short:
-            return found
-        if self.capabilities.exact:
-            again = self._search(queries[short], vector, bound, k, replace(tuning, exact=True), want)
-        else:
-            again = self._scan_and_score(queries[short], vector, bound, k, want)
-        for row, hits in zip(short, again, strict=True):
-            if len(hits) > len(found[row]):  # else records without the vector made the difference
-                found[row] = [replace(hit, trace={**hit.trace, COMPLETED: 1.0}) for hit in hits]
-        return found
-
-    def _pushed(self, bound: Filter) -> tuple[Filter, bool]:
-        """What of a bound filter the store is asked, and whether that is all of it. What another tool wrote may
-        be of any kind, which stores judge differently: there all is checked again, and nothing is negated.
-        """
-        operators = self.capabilities.operators
-        if self.spec.native:
-            return relax(bound, operators)
-        return relax(bound, operators - {Operator.NOT})[0], bound == TRUE
-
-    def _scan_and_score(
-        self, queries: NDArray[np.float32], vector: Vector, bound: Filter, k: int, want: Want
-    ) -> list[list[Hit]]:
-        """Exact search by reading every record that matches: what a store's own search cannot do."""
-        import numpy as np
-
-        from pixdex.scores import similarities
-
-        best: list[list[Hit]] = [[] for _ in queries]
-        for page in self._matching(bound, Want(payload=False, vectors=(vector.column,))):
-            batch = page.batch
-            rows = np.flatnonzero(batch.present(vector.column))
-            if not len(rows):
-                continue
-            scores = similarities(vector.metric, queries, batch.vectors[vector.column][rows])
-            for hits, row_scores in zip(best, scores, strict=True):
-                hits.extend(Hit(batch.ids[row], float(s)) for row, s in zip(rows, row_scores, strict=True))
-                hits[:] = _ordered(hits)[:k]
-        return self._filled(best, want)
-
-    def _filled(self, found: list[list[Hit]], want: Want) -> list[list[Hit]]:
-        """The hits with what was asked for, fetched by id; those deleted meanwhile are left out."""
-        if want == Want(payload=False):
-            return found
-        batch = self.fetch([hit.id for hits in found for hit in hits], want=want)
-        row_of = {record: row for row, record in enumerate(batch.ids)}
-        return [[batch.hit(row_of[h.id], h.score) for h in hits if h.id in row_of] for hits in found]
 
     def scan(
         self,
@@ -549,49 +405,19 @@ class Collection:
             bound = bind(bound & (F["_rev"] > since), self.spec)
         if bound == FALSE:
             return
-        for page in self._matching(bound, self._at_port(want), size=size, after=after):
-            yield Page(self._from_port(page.batch), page.after)
+        reader = self._reader
+        for page in reader.matching(bound, reader.at_port(want), size=size, after=after):
+            yield Page(reader.from_port(page.batch), page.after)
 
     def count(self, where: Filter | None = None) -> int:
         """How many records match, exactly."""
-        return self._count(TRUE if where is None else bind(where, self.spec))
-
-    def _count(self, bound: Filter) -> int:
-        if bound == FALSE:
-            return 0
-        pushed, exact = self._pushed(bound)
-        if not exact:
-            return sum(len(page.batch) for page in self._matching(bound, Want(payload=False)))
-        return self._run("count", self.connector.count, None if pushed == TRUE else pushed)
-
-    def _matching(self, bound: Filter, want: Want, *, size: int = 1000, after: str | None = None) -> Iterator[Page]:
-        """Pages at the port of the records that match a bound filter, the residual checked here."""
-        pushed, exact = self._pushed(bound)
-        where = None if pushed == TRUE else pushed
-        asked = want if exact else replace(want, payload=True)
-        for page in self._pages(asked, where=where, size=size, after=after):
-            batch = page.batch
-            if not exact:
-                payloads = batch.payloads or ()
-                batch = batch.take([i for i, r in enumerate(batch.ids) if matches(bound, r, payloads[i])])
-                if not want.payload:
-                    batch = replace(batch, payloads=None)
-            yield Page(batch, page.after)
-
-    def _pages(
-        self, want: Want, *, where: Filter | None = None, size: int = 1000, after: str | None = None
-    ) -> Iterator[Page]:
-        size = min(size, self.capabilities.max_batch)
-        while True:
-            request = Scan(size=size, after=after, where=where, want=want)
-            page = self._run("scan", self.connector.scan, request)
-            if len(page.batch) or page.after is None:
-                yield page
-            after = page.after
-            if after is None:
-                return
+        return self._reader.count(TRUE if where is None else bind(where, self.spec))
 
     # --- between user and port ----------------------------------------------------------------------
+
+    @property
+    def _reader(self) -> Reader:
+        return Reader(self.connector, self.spec, self._run)
 
     def _run(self, verb: str, method: Callable[..., R], *args: Any, size: int = 0, idempotent: bool = True) -> R:
         """One verb of the connector on this collection, under the policy."""
@@ -630,61 +456,6 @@ class Collection:
             batch,
             vectors={column[name]: values for name, values in batch.vectors.items()},
             absent={column[name]: mask for name, mask in batch.absent.items()},
-        )
-
-    def _at_port(self, want: Want) -> Want:
-        tokens = want.tokens and self.spec.tokens is not None
-        return replace(want, vectors=tuple(self.spec.vector(name).column for name in want.vectors), tokens=tokens)
-
-    def _logical_names(self) -> dict[str, str]:
-        return {vector.column: vector.name for vector in self.spec.vectors}
-
-    def _from_port(self, batch: Batch) -> Batch:
-        name = self._logical_names()
-        payloads = batch.payloads
-        return Batch(
-            batch.ids,
-            {name[column]: values for column, values in batch.vectors.items()},
-            None if payloads is None else tuple(_records.from_port(p, self.spec) for p in payloads),
-            batch.tokens,
-            {name[column]: mask for column, mask in batch.absent.items()},
-            tuple(int(p.get("_rev", 0)) for p in payloads) if payloads is not None and self.spec.native else None,
-        )
-
-    def _seen(self, hit: Hit, want: Want, name: Mapping[str, str]) -> Hit:
-        """A hit of the port as users see it; ``name`` maps physical vector names to logical ones."""
-        shown = hit.payload is not None and want.payload
-        return Hit(
-            hit.id,
-            float(hit.score),
-            _records.from_port(hit.payload, self.spec) if shown and hit.payload is not None else None,
-            None if hit.vectors is None else {name[column]: value for column, value in hit.vectors.items()},
-            hit.tokens,
-            hit.trace,
-        )
-
-
-def _ordered(hits: Sequence[Hit]) -> list[Hit]:
-    return sorted(hits, key=lambda hit: (-hit.score, hit.id))
-
-
-def _check_supported(spec: Spec, connector: Connector) -> None:
-    limits, scheme = connector.capabilities, connector.scheme
-    if len(spec.vectors) > limits.max_vectors:
-        raise Unsupported(f"{scheme} holds {limits.max_vectors} vectors a record, the Spec has {len(spec.vectors)}")
-    for vector in spec.vectors:
-        if vector.dim > limits.max_dim:
-            raise Unsupported(
-                f"{scheme} takes vectors of {limits.max_dim} dimensions, {vector.name!r} has {vector.dim}"
-            )
-        if vector.metric not in limits.metrics:
-            raise Unsupported(f"{scheme} has no {vector.metric} metric")
-    if spec.tokens is not None and not limits.tokens:
-        raise Unsupported(f"{scheme} has no place for tokens: leave out the TokenSpec")
-    if spec.tokens is not None and spec.tokens.max_bytes > limits.max_token_bytes:
-        raise Unsupported(
-            f"{scheme} keeps {limits.max_token_bytes} bytes of tokens a record, the TokenSpec asks for "
-            f"{spec.tokens.max_bytes}: fewer or narrower tokens"
         )
 
 

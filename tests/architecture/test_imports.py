@@ -24,7 +24,9 @@ RULES: dict[str, set[str]] = {
     "_records": {"types", "errors", "_vectors"},
     "_vectors": {"types", "errors"},
     "_joined": {"connectors.port", *SPINE},
-    "collection": {"connectors.port", "_joined", "_names", "policy", "_records", "_vectors", *SPINE},
+    "_limits": {"connectors.port", *SPINE},
+    "_reading": {"connectors.port", "_records", *SPINE},
+    "collection": {"connectors.port", "_joined", "_limits", "_names", "_reading", "policy", "_records", "_vectors", *SPINE},
     "adopting": {"collection", "connectors.port", "ingest", "pictures", "fields", "report", "policy", "encoders.port"}
     | {"_encoding", "_joined", "_vectors", "filters.meaning", *SPINE},
     "pictures": {"encoders.port", *IMAGES, *SPINE},
