@@ -3,10 +3,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
+MILVUS_VENV ?= .venv-milvus
+PROFILE ?= all
 BIN = $(VENV)/bin
 PIP_OPTIONS = --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-long lint types check setup bench clean
+.PHONY: demo test test-long test-milvus-server lint types check setup bench up down docs clean
 
 # The core alone, without torch, and the packages that the photographs come with.
 demo: $(DEMO_VENV)/ready
@@ -20,6 +22,20 @@ test-long: setup
 	PIXDEX_LONG=1 $(BIN)/python -m pytest --timeout=0
 	$(BIN)/python -m benchmarks.durability
 
+# A real Milvus server, in a network namespace of its own, and what only a server does.
+test-milvus-server: setup $(MILVUS_VENV)/ready
+	$(BIN)/python -m pytest tests/conformance/test_milvus_server.py
+
+# Servers in containers, on 127.0.0.1: make up PROFILE=qdrant, milvus or all.
+up:
+	docker compose --file docker/compose.yaml --profile $(PROFILE) up --detach --wait
+
+down:
+	docker compose --file docker/compose.yaml --profile $(PROFILE) down
+
+docs: setup
+	$(BIN)/python docs/generate.py
+
 setup: $(VENV)/ready
 
 lint: setup
@@ -30,7 +46,7 @@ types: setup
 	$(BIN)/mypy
 
 # The spine and the oracle are covered whole; the rest is covered by what users notice.
-check: setup
+check: setup $(MILVUS_VENV)/ready
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report --include="$(SPINE)" --fail-under=98 --show-missing --skip-covered
 
@@ -44,12 +60,20 @@ SPINE = $(subst $(space),$(comma),$(strip \
 bench: setup
 	$(BIN)/python -m benchmarks.first
 	$(BIN)/python -m benchmarks.durability
+	$(BIN)/python -m benchmarks.parity
+	$(BIN)/python -m benchmarks.overhead
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "pixdex needs Python 3.11 or newer: make PYTHON=python3.11"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_OPTIONS) --editable ".[all,dev]"
 	touch $@
+
+# The server wants versions of its own. Where there is none for this platform, its tests are skipped and say so.
+$(MILVUS_VENV)/ready: constraints.txt
+	$(PYTHON) -m venv $(MILVUS_VENV)
+	$(MILVUS_VENV)/bin/python -m pip install $(PIP_OPTIONS) milvus && touch $@ \
+		|| { echo "no Milvus server for this platform: its tests will be skipped"; rm -rf $(MILVUS_VENV); }
 
 $(DEMO_VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "pixdex needs Python 3.11 or newer: make PYTHON=python3.11"'
@@ -58,4 +82,4 @@ $(DEMO_VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) demo-out build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_VENV) $(MILVUS_VENV) demo-out build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

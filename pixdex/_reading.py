@@ -52,11 +52,16 @@ class Reader:
     def _limits(self) -> Capabilities:
         return self.connector.capabilities
 
+    @property
+    def _exact(self) -> bool:
+        """Whether the store searches exactly when asked to; another tool's index may be anything."""
+        return self._limits.exact and self.spec.native
+
     # --- search ---
 
     def search(self, asked: Asked) -> list[list[Hit]]:
         """For each query at most ``k`` hits, by score, then id."""
-        if asked.k > self._limits.max_k or (asked.tuning.exact and not self._limits.exact):
+        if asked.k > self._limits.max_k or (asked.tuning.exact and not self._exact):
             return self._scan_and_score(asked)
         return self._search(asked)
 
@@ -87,7 +92,7 @@ class Reader:
 
     def _completed(self, asked: Asked, found: list[list[Hit]]) -> list[list[Hit]]:
         """``found``, searched again exactly where an approximate index returned fewer than match."""
-        if self._limits.complete or asked.tuning.exact or all(len(hits) == asked.k for hits in found):
+        if (self._limits.complete and self.spec.native) or asked.tuning.exact or all(len(hits) == asked.k for hits in found):
             return found
         matching = self.count(asked.where)
         short = [row for row, hits in enumerate(found) if len(hits) < min(asked.k, matching)]

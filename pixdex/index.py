@@ -517,7 +517,7 @@ def describe(connector: Connector, name: str) -> Info:
 
 def _info(collection: Collection) -> Info:
     spec = collection.spec
-    vector = spec.vectors[0]
+    vector = next((v for v in spec.vectors if v.name == IMAGE), spec.vectors[0])
     return Info(
         store=collection.connector.scheme,
         collection=collection.name,

@@ -11,64 +11,123 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
-from milvus_lite.exceptions import DataDirLockedError, MilvusLiteError
 from pymilvus import MilvusException
 
 from pixdex import errors
 
+try:
+    from milvus_lite.exceptions import DataDirLockedError, MilvusLiteError
+except ImportError:  # a server needs no Milvus Lite
+
+    class MilvusLiteError(Exception):  # type: ignore[no-redef]
+        """Raised by nobody."""
+
+    class DataDirLockedError(MilvusLiteError):  # type: ignore[no-redef]
+        """Raised by nobody."""
+
+
 __all__ = ["NOT_LOADED", "quiet", "translated"]
 
-NOT_LOADED = 101
-"""The code of a read from a collection that is not in memory."""
+NOT_LOADED = frozenset({101, 103})
+"""Codes of a read from a collection that is not in memory, or not yet in full."""
 
 _KINDS: Mapping[Any, type[errors.PixdexError]] = {
     4: errors.NotFound,
     8: errors.RateLimited,
+    9: errors.RateLimited,
     100: errors.NotFound,
+    800: errors.NotFound,  # database
+    1400: errors.AccessDenied,
+    1401: errors.AccessDenied,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.StoreTimeout,
     grpc.StatusCode.UNAVAILABLE: errors.StoreUnavailable,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.RateLimited,
+    grpc.StatusCode.CANCELLED: errors.StoreUnavailable,
+    grpc.StatusCode.ABORTED: errors.StoreUnavailable,
     grpc.StatusCode.UNAUTHENTICATED: errors.AccessDenied,
     grpc.StatusCode.PERMISSION_DENIED: errors.AccessDenied,
     grpc.StatusCode.UNIMPLEMENTED: errors.Unsupported,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.RateLimited,
 }
-_MESSAGES: Sequence[tuple[re.Pattern[str], type[errors.PixdexError]]] = (
-    (re.compile(r"^collection .* does not exist", re.DOTALL), errors.NotFound),
-    (re.compile(r"already exists|conflicts with an existing"), errors.AlreadyExists),
-    (re.compile(r"^anns_field .* not found in schema"), errors.FingerprintMismatch),
-    (re.compile(r"No space left|Disk quota"), errors.StoreFull),
-    (re.compile(r"Permission denied|Read-only"), errors.AccessDenied),
-    (re.compile(r"corrupt|failed to load|Parquet|not valid JSON|pickled|could only read"), errors.StoreFormat),
+# Looked at before the codes: some say less than the text, 65535 nothing.
+_MESSAGES: Sequence[tuple[re.Pattern[str], type[errors.PixdexError]]] = tuple(
+    (re.compile(pattern, re.DOTALL | re.IGNORECASE), kind)
+    for pattern, kind in (
+        (r"larger than max|exceeds? (the )?max(imum)? (message|output|allowed) size", errors.StoreError),
+        (r"^anns_field .* not found in schema", errors.FingerprintMismatch),
+        (r"cannot parse expression.*field .* not exist|fieldName\(.*\) not found", errors.FingerprintMismatch),
+        (r"^field .* not exist|Insert missed an field|missed a field|unexpected field", errors.FingerprintMismatch),
+        (r"Attempt to insert an unexpected field|not match with schema", errors.FingerprintMismatch),
+        (r"field data .* does(n't| not) match|the length of data.*schema", errors.FingerprintMismatch),
+        (r"^collection .* does not exist|collection not found|can't find collection", errors.NotFound),
+        (r"database.* not (found|exist)", errors.NotFound),
+        (r"already exists?|conflicts with an existing|create duplicate collection|duplicate(d)? alias", errors.AlreadyExists),
+        (r"auth check failure|unauthenticated|PermissionDenied|permission deny|incorrect (user|password)", errors.AccessDenied),
+        (r"rate limit|quota exceeded|request limit exceeded|force deny", errors.RateLimited),
+        (r"Fail connecting to server|connection refused|failed to connect|connect failed", errors.StoreUnavailable),
+        (r"state is Abnormal|service not ready|not ready|node .*offline|no available", errors.StoreUnavailable),
+        (r"deadline exceeded|timed? ?out|wait for loading collection timeout", errors.StoreTimeout),
+        (r"No space left|Disk quota", errors.StoreFull),
+        (r"Permission denied|Read-only", errors.AccessDenied),
+        (r"corrupt|failed to load|Parquet|not valid JSON|pickled|could only read", errors.StoreFormat),
+    )
 )
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_REMEDIES: Mapping[type[errors.PixdexError], str] = {
+    errors.StoreFull: "what was acknowledged is safe, free some space and go on",
+    errors.StoreFormat: "restore it from a copy",
+    errors.StoreLocked: "another process has this Milvus Lite directory open: close it there, or run a server",
+    errors.StoreTimeout: "allow more time, or ask for less",
+    errors.StoreUnavailable: "is the server running, and is this its address?",
+    errors.AccessDenied: "check its permissions, and for a server the token that ?key_env= names",
+    errors.FingerprintMismatch: "the collection was changed: open it again",
+}
 
 
 @contextmanager
-def translated(name: str = "") -> Iterator[None]:
-    """Turns what the client raises into pixdex errors, cause chained."""
+def translated(name: str = "", place: str = "") -> Iterator[None]:
+    """Turns what the client raises into pixdex errors that name ``place``, an address or a path; cause chained."""
     try:
         yield
-    except DataDirLockedError as error:
-        raise errors.StoreLocked("another process has this Milvus Lite directory open") from error
-    except MilvusLiteError as error:
-        raise errors.StoreFormat(str(error)) from error
-    except MilvusException as error:
-        raise _kind(error.code, error.message)(
-            f"collection {name!r}: {error.message}" if name else error.message
-        ) from error
-    except grpc.RpcError as error:
-        details = error.details() or str(error.code())
-        raise _kind(error.code(), details)(details) from error
-    except PermissionError as error:
-        raise errors.AccessDenied(str(error)) from error
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise (errors.StoreFull if full else errors.StoreError)(str(error)) from error
+    except errors.PixdexError:
+        raise
+    except (MilvusLiteError, MilvusException, grpc.RpcError, grpc.FutureTimeoutError, OSError) as error:
+        kind, text = _of(error)
+        where = ": ".join(part for part in (place, f"collection {name!r}" if name else "") if part)
+        remedy = _REMEDIES.get(kind)
+        message = f"{where}: {text}" if where else text
+        raise kind(f"{message}; {remedy}" if remedy else message) from error
+
+
+def _of(error: Exception) -> tuple[type[errors.PixdexError], str]:
+    if isinstance(error, DataDirLockedError):
+        return errors.StoreLocked, "it is open already"
+    if isinstance(error, MilvusLiteError):
+        return errors.StoreFormat, str(error)
+    if isinstance(error, MilvusException):
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, grpc.RpcError):
+            return _of(cause)
+        text = str(error.message)
+        return _kind(error.code, text), text[:500]
+    if isinstance(error, grpc.FutureTimeoutError):
+        return errors.StoreTimeout, "no answer in time"
+    if isinstance(error, grpc.RpcError):
+        code = error.code() if hasattr(error, "code") else None
+        text = str(error.details() or code)
+        return _kind(code, text), text[:500]
+    if isinstance(error, OSError):
+        if error.errno in _FULL:
+            return errors.StoreFull, str(error)
+        denied = isinstance(error, PermissionError) or error.errno == errno.EROFS
+        return (errors.AccessDenied if denied else errors.StoreError), str(error)
+    return errors.StoreError, str(error)
 
 
 def _kind(code: Any, message: str) -> type[errors.PixdexError]:
-    if code in _KINDS:
-        return _KINDS[code]
-    return next((kind for pattern, kind in _MESSAGES if pattern.search(message)), errors.StoreError)
+    known = next((kind for pattern, kind in _MESSAGES if pattern.search(message)), None)
+    if isinstance(code, grpc.StatusCode) and code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return _KINDS.get(code) or known or errors.StoreError
+    return known or _KINDS.get(code) or errors.StoreError
 
 
 _callers: set[int] = set()
@@ -91,6 +150,8 @@ class _NotMeanwhile(logging.Filter):
 
 _FILTERS: Mapping[str, logging.Filter] = {
     "pymilvus.decorators": _NotOurs(),
+    "pymilvus.client.grpc_handler": _NotOurs(),
+    "pymilvus.client.connection_manager": _NotOurs(),
     "milvus_lite.adapter.grpc.servicer": _NotMeanwhile(),
 }
 

@@ -2,16 +2,20 @@
 
 Names of collections, their schema, rows and back::
 
-id       the record's id                      payload  the record's payload, as JSON text
-f0, f1   typed columns (filters)              h0, h1   whether the record has that field
-t0, t1   tokens as text, cut to columns       v0, v1   whether it has the first, second vector
-image_…  vectors by physical name, zeros where there is none
+id             the record's id                  payload        the record's payload, as JSON text
+f0_…, f1_…     typed columns (filters)          h0_…, h1_…     whether the record has that field
+f2_…_lat, _lon a field of one place             v0, v1         whether it has the first, second vector
+t0, t1         tokens as text, cut to columns   image_…        vectors by physical name, zeros where there is none
+
+Another tool's rows are read as they are: see ``Table``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,23 +23,12 @@ import orjson
 from pymilvus import DataType, MilvusClient
 
 from pixdex import filters
-from pixdex.connectors._milvus_filters import held
+from pixdex.connectors._milvus_filters import Key, held, key_of, place
 from pixdex.connectors._rows import Row, decode_tokens, encode_tokens
 from pixdex.errors import ConfigError, InvalidRecord
 from pixdex.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Batch, Field, Kind, Spec, Vector, Want
 
-__all__ = [
-    "MAX_ITEMS",
-    "MAX_TOKEN_BYTES",
-    "MAX_VARCHAR",
-    "columns",
-    "logical",
-    "physical",
-    "present",
-    "row",
-    "rows",
-    "schema",
-]
+__all__ = ["MAX_ITEMS", "MAX_TOKEN_BYTES", "MAX_VARCHAR", "Layout", "Table", "logical", "physical", "schema"]
 
 MAX_VARCHAR = 65_535
 """Bytes of a text column."""
@@ -53,7 +46,7 @@ _TYPES: Mapping[Kind, tuple[Any, Any]] = {
     Kind.FLOAT: (DataType.DOUBLE, 0.0),
     Kind.BOOL: (DataType.BOOL, False),
 }
-"""Column type and what stands in it where the field is absent. Places have none: no filter reads them."""
+"""Column type and what stands in it where the field is absent. A place has two of doubles, a list of places none."""
 
 
 # --- names: letters, digits and _ are what Milvus allows ---
@@ -92,24 +85,22 @@ def schema(spec: Spec) -> Any:
     made = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     made.add_field("id", DataType.VARCHAR, is_primary=True, max_length=MAX_ID_BYTES)
     made.add_field("payload", DataType.VARCHAR, max_length=MAX_VARCHAR)
-    for field in spec.columns:
-        made.add_field(held(field), DataType.BOOL)
-        if field.kind is not Kind.GEO:
-            kind = _TYPES[field.kind][0]
-            size = {"max_length": MAX_TEXT_BYTES} if field.kind is Kind.TEXT else {}
-            array = {"element_type": kind, "max_capacity": MAX_ITEMS} if field.many else {}
-            made.add_field(field.column, DataType.ARRAY if field.many else kind, **array, **size)
+    for declared in spec.columns:
+        made.add_field(held(declared), DataType.BOOL)
+        if declared.kind is Kind.GEO:
+            for column in () if declared.many else place(declared):
+                made.add_field(column, DataType.DOUBLE)
+        else:
+            kind = _TYPES[declared.kind][0]
+            size = {"max_length": MAX_TEXT_BYTES} if declared.kind is Kind.TEXT else {}
+            array = {"element_type": kind, "max_capacity": MAX_ITEMS} if declared.many else {}
+            made.add_field(declared.column, DataType.ARRAY if declared.many else kind, **array, **size)
     for column in _token_columns(spec):
         made.add_field(column, DataType.VARCHAR, max_length=MAX_VARCHAR)
-    for vector in spec.vectors:
-        made.add_field(present(spec, vector), DataType.BOOL)
+    for number, vector in enumerate(spec.vectors):
+        made.add_field(f"v{number}", DataType.BOOL)
         made.add_field(vector.column, DataType.FLOAT_VECTOR, dim=vector.dim)
     return made
-
-
-def present(spec: Spec, vector: Vector) -> str:
-    """The bool column that says whether a record has the vector."""
-    return f"v{spec.vectors.index(vector)}"
 
 
 def _token_columns(spec: Spec) -> list[str]:
@@ -119,53 +110,146 @@ def _token_columns(spec: Spec) -> list[str]:
     return [f"t{i}" for i in range(-(-characters // MAX_VARCHAR))]
 
 
-def columns(spec: Spec, vectors: Sequence[Vector], want: Want) -> list[str]:
-    """What to read of a row."""
-    pairs = [column for vector in vectors for column in (vector.column, present(spec, vector))]
-    return ["id", *(["payload"] if want.payload else []), *(_token_columns(spec) if want.tokens else []), *pairs]
-
-
 # --- rows and back ---
 
 
-def rows(batch: Batch, spec: Spec) -> list[dict[str, Any]]:
-    """Records as rows.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """What the store says of a collection.
 
-    Raises:
-        InvalidRecord: a list is longer than a column holds.
+    Attributes:
+        indexes: column of a vector -> type of its index.
+        scalars: the columns besides key and vectors.
+        dynamic: rows may have more keys than there are columns.
     """
-    made: list[dict[str, Any]] = []
-    tokens = batch.tokens or (None,) * len(batch)
-    for record, payload, matrix in zip(batch.ids, batch.payloads or (), tokens, strict=True):
-        cells: dict[str, Any] = {"id": record, "payload": orjson.dumps(payload).decode()}
-        for field in spec.columns:
-            cells |= _typed(record, field, filters.stored(field, payload))
-        text = encode_tokens(matrix)
-        for i, column in enumerate(_token_columns(spec)):
-            cells[column] = text[i * MAX_VARCHAR : (i + 1) * MAX_VARCHAR]
-        made.append(cells)
-    for vector in spec.vectors:
-        mask, empty = batch.present(vector.column), np.zeros(vector.dim, np.float32)
-        for i, cells in enumerate(made):
-            cells[present(spec, vector)] = bool(mask[i])
-            cells[vector.column] = batch.vectors[vector.column][i] if mask[i] else empty
-    return made
+
+    indexes: Mapping[str, str] = field(default_factory=dict)
+    scalars: tuple[str, ...] = ()
+    dynamic: bool = False
 
 
-def _typed(record: str, field: Field, value: Any) -> dict[str, Any]:
-    """The columns of one field."""
-    if field.many and value is not None and len(value) > MAX_ITEMS:
-        raise InvalidRecord(f"record {record!r}: {field.name!r} has {len(value)} items; Milvus holds {MAX_ITEMS}")
-    cells = {held(field): value is not None}
-    if field.kind is Kind.GEO:
-        return cells
-    empty = [] if field.many else _TYPES[field.kind][1]
-    return {**cells, field.column: empty if value is None else value}
+@dataclass(frozen=True)
+class Layout:
+    """How the records of one collection lie. Made once per Spec: what follows from it is kept."""
+
+    spec: Spec
+    table: Table
+
+    @cached_property
+    def key(self) -> Key:
+        """The id column."""
+        return key_of(self.spec)
+
+    @cached_property
+    def _tokens(self) -> list[str]:
+        return _token_columns(self.spec) if self.spec.native else []
+
+    @cached_property
+    def _present(self) -> Mapping[str, str]:
+        """Column of a vector -> the bool column that says whether a record has it; another tool's have none."""
+        return {v.column: f"v{i}" for i, v in enumerate(self.spec.vectors)} if self.spec.native else {}
+
+    @cached_property
+    def _payload(self) -> list[str]:
+        if self.spec.native:
+            return ["payload"]
+        return [*self.table.scalars, *(["$meta"] if self.table.dynamic else [])]
+
+    def has(self, vector: Vector) -> str | None:
+        """The expression that holds where a record has the vector; None where all have it."""
+        present = self._present.get(vector.column)
+        return None if present is None else f"{present} == true"
+
+    def columns(self, vectors: Sequence[Vector], want: Want) -> list[str]:
+        """What to read of a row."""
+        pairs = [c for v in vectors for c in (v.column, self._present.get(v.column)) if c is not None]
+        return [
+            self.key.column,
+            *(self._payload if want.payload else []),
+            *(self._tokens if want.tokens else []),
+            *pairs,
+        ]
+
+    def rows(self, batch: Batch) -> list[dict[str, Any]]:
+        """Records as rows.
+
+        Raises:
+            InvalidRecord: a list is longer than a column holds.
+        """
+        made: list[dict[str, Any]] = []
+        tokens = batch.tokens or (None,) * len(batch)
+        fields = [(declared, held(declared), _columns(declared), _absent(declared)) for declared in self.spec.columns]
+        for record, payload, matrix in zip(batch.ids, batch.payloads or (), tokens, strict=True):
+            cells: dict[str, Any] = {"id": record, "payload": orjson.dumps(payload).decode()}
+            for declared, present, columns, absent in fields:
+                value = filters.stored(declared, payload)
+                cells[present] = value is not None
+                if declared.many and value is not None and len(value) > MAX_ITEMS:
+                    raise InvalidRecord(
+                        f"record {record!r}: {declared.name!r} has {len(value)} items; Milvus holds {MAX_ITEMS}"
+                    )
+                if len(columns) == 1:
+                    cells[columns[0]] = absent if value is None else value
+                else:
+                    cells.update(zip(columns, absent if value is None else map(float, value), strict=False))
+            if self._tokens:
+                text = encode_tokens(matrix)
+                for i, column in enumerate(self._tokens):
+                    cells[column] = text[i * MAX_VARCHAR : (i + 1) * MAX_VARCHAR]
+            made.append(cells)
+        for vector in self.spec.vectors:
+            mask, empty = batch.present(vector.column), np.zeros(vector.dim, np.float32)
+            given, present = batch.vectors.get(vector.column), self._present[vector.column]
+            for i, cells in enumerate(made):
+                cells[present] = bool(mask[i])
+                cells[vector.column] = given[i] if given is not None and mask[i] else empty
+        return made
+
+    def row(self, cells: Mapping[str, Any], vectors: Sequence[Vector], want: Want) -> Row:
+        """What was read of a row with ``columns``."""
+        record = cells[self.key.column]
+        if not self.spec.native:
+            found = {vector.column: cells[vector.column] for vector in vectors if cells.get(vector.column) is not None}
+            return Row(str(record), self._theirs(cells) if want.payload else None, found, None)
+        payload = orjson.loads(cells["payload"]) if want.payload else None
+        found = {vector.column: cells[vector.column] for vector in vectors if cells[self._present[vector.column]]}
+        tokens = decode_tokens("".join(cells.get(column, "") for column in self._tokens)) if want.tokens else None
+        return Row(record, payload, found, tokens)
+
+    def _theirs(self, cells: Mapping[str, Any]) -> dict[str, Any]:
+        """All that another tool stored besides key and vectors; what is null is left out."""
+        skipped = {self.key.column, "$meta", *self._vectors}
+        payload = {name: _plain(value) for name, value in cells.items() if name not in skipped and value is not None}
+        dynamic = cells.get("$meta")
+        return {**payload, **_plain(dynamic)} if isinstance(dynamic, Mapping) else payload
+
+    @cached_property
+    def _vectors(self) -> frozenset[str]:
+        return frozenset(vector.column for vector in self.spec.vectors) | frozenset(self.table.indexes)
 
 
-def row(record: str, cells: Mapping[str, Any], spec: Spec, vectors: Sequence[Vector]) -> Row:
-    """What was read of a row with ``columns``."""
-    payload = orjson.loads(cells["payload"]) if "payload" in cells else None
-    held_vectors = {vector.column: cells[vector.column] for vector in vectors if cells[present(spec, vector)]}
-    tokens = decode_tokens("".join(cells.get(column, "") for column in _token_columns(spec)))
-    return Row(record, payload, held_vectors, tokens)
+def _columns(declared: Field) -> tuple[str, ...]:
+    """The typed columns of a field."""
+    if declared.kind is Kind.GEO:
+        return () if declared.many else place(declared)
+    return (declared.column,)
+
+
+def _absent(declared: Field) -> Any:
+    """What stands in them where it is absent."""
+    if declared.kind is Kind.GEO:
+        return (0.0, 0.0)
+    return [] if declared.many else _TYPES[declared.kind][1]
+
+
+def _plain(value: Any) -> Any:
+    """A value of the client as JSON has it: its lists are none of Python's, its JSON may be bytes."""
+    if isinstance(value, bytes):
+        return orjson.loads(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value]

@@ -1,4 +1,4 @@
-"""The one boundary where what the Qdrant client raises becomes a pixdex error."""
+"""The one boundary where what the Qdrant client and Qdrant Edge raise becomes a pixdex error."""
 
 from __future__ import annotations
 
@@ -9,41 +9,178 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import portalocker
-
 from pixdex import errors
 
-__all__ = ["translated"]
+__all__ = ["from_message", "translated"]
 
-_MESSAGES: Sequence[tuple[re.Pattern[str], type[errors.PixdexError]]] = (
-    (re.compile(r"^Collection .* not found$", re.DOTALL), errors.NotFound),
-    (re.compile(r"^(Collection|Alias) .* already exists$", re.DOTALL), errors.AlreadyExists),
-    (re.compile(r"Not existing vector name|is not found in the collection"), errors.FingerprintMismatch),
-    (re.compile(r"already accessed by another instance"), errors.StoreLocked),
-    (re.compile(r"disk is full"), errors.StoreFull),
-    (re.compile(r"malformed|not a database"), errors.StoreFormat),
-    (re.compile(r"readonly database|unable to open"), errors.AccessDenied),
+_MESSAGES: Sequence[tuple[re.Pattern[str], type[errors.PixdexError]]] = tuple(
+    (re.compile(pattern, re.DOTALL), kind)
+    for pattern, kind in (
+        (r"already exists", errors.AlreadyExists),
+        (r"[Nn]ot existing vector name|is not found in the collection", errors.FingerprintMismatch),
+        (r"Index required but not found", errors.FingerprintMismatch),
+        (r"^Collection .* not found$|Collection .* doesn't exist|Not found: Collection", errors.NotFound),
+        (r"already accessed by another instance|WouldBlock", errors.StoreLocked),
+        (r"disk is full|No space left|disk I/O error|[Qq]uota exceeded", errors.StoreFull),
+        (r"malformed|not a database|WAL checksum|[Cc]orrupt", errors.StoreFormat),
+        (r"readonly database|unable to open|Permission denied|Read-only file system", errors.AccessDenied),
+        (r"[Tt]imeout|timed out|Deadline Exceeded", errors.StoreTimeout),
+    )
 )
+_REMEDIES: dict[type[errors.PixdexError], str] = {
+    errors.StoreFull: "what was acknowledged is safe, free some space and go on",
+    errors.StoreFormat: "restore it from a copy",
+    errors.StoreLocked: "another process has this Qdrant directory open: close it there, or run a server",
+    errors.StoreTimeout: "allow more time, or ask for less",
+    errors.StoreUnavailable: "is the server running, and is this its address?",
+    errors.AccessDenied: "check its permissions, and for a server the key that ?key_env= names",
+    errors.FingerprintMismatch: "the collection was changed: open it again",
+}
+_SERVER_AT_WORK = frozenset({500, 502, 503})
+_TIMED_OUT = frozenset({408, 504})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Turns what the client raises into pixdex errors, cause chained."""
+def translated(place: str) -> Iterator[None]:
+    """Turns what a client raises into pixdex errors that name ``place``, an address or a path; the cause is chained."""
     try:
         yield
     except errors.PixdexError:
         raise
-    except portalocker.LockException as error:
-        raise errors.StoreLocked("another process has this Qdrant directory open") from error
-    except (OSError, RuntimeError, ValueError, sqlite3.Error) as error:
-        raise _kind(error)(str(error) or type(error).__name__) from error
+    except Exception as error:
+        found = _of(error)
+        if isinstance(error, json.JSONDecodeError) and "://" in place:
+            found = _from_transport(error)
+        if found is None:
+            raise
+        raise _worded(place, *found) from error
 
 
-def _kind(error: Exception) -> type[errors.PixdexError]:
+def from_message(text: str) -> type[errors.PixdexError] | None:
+    """The kind of error that an engine's message tells of."""
+    return next((kind for pattern, kind in _MESSAGES if pattern.search(text)), None)
+
+
+def _worded(place: str, kind: type[errors.PixdexError], text: str, wait: float | None) -> errors.PixdexError:
+    remedy = _REMEDIES.get(kind)
+    message = f"{place}: {text}" + (f"; {remedy}" if remedy else "")
+    if kind is errors.RateLimited:
+        return errors.RateLimited(message, retry_after=wait)
+    return kind(message)
+
+
+_Found = tuple[type[errors.PixdexError], str, float | None]
+
+
+def _of(error: Exception) -> _Found | None:
+    """Kind, text and seconds to wait; None for what no store raises: a fault of the program."""
+    library = type(error).__module__.partition(".")[0]
+    if library == "qdrant_client":
+        return _from_client(error)
+    if library == "grpc":
+        return _from_grpc(error)
+    text = str(error) or type(error).__name__
+    if library == "portalocker":
+        return errors.StoreLocked, text, None
     if isinstance(error, json.JSONDecodeError):
-        return errors.StoreFormat
-    if isinstance(error, PermissionError):
-        return errors.AccessDenied
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return errors.StoreFormat, text, None
+    if isinstance(error, OSError):
+        return _from_system(error), text, None
+    known = from_message(text)
+    if isinstance(error, RuntimeError | ValueError | sqlite3.Error):
+        return known or errors.StoreError, text, None
+    # Edge raises plain exceptions, everything in their text.
+    return (known or errors.StoreError, text, None) if type(error) is Exception else None
+
+
+def _from_system(error: OSError) -> type[errors.PixdexError]:
+    if error.errno in _FULL:
         return errors.StoreFull
-    return next((kind for pattern, kind in _MESSAGES if pattern.search(str(error))), errors.StoreError)
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return errors.AccessDenied
+    if isinstance(error, NotADirectoryError | FileExistsError):
+        return errors.StoreFormat
+    return from_message(str(error)) or errors.StoreError
+
+
+def _from_client(error: Exception) -> _Found:
+    from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+    from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+    if isinstance(error, ResourceExhaustedResponse):
+        return errors.RateLimited, str(error), float(error.retry_after_s)
+    if isinstance(error, ResponseHandlingException):
+        return _from_transport(error.source)
+    if isinstance(error, UnexpectedResponse):
+        text = _answer(error)
+        return _from_status(error.status_code or 0, text), f"{error.status_code} {text}", None
+    return errors.StoreError, str(error), None
+
+
+def _from_transport(source: BaseException) -> _Found:
+    import httpx
+
+    text = str(source) or type(source).__name__
+    if isinstance(source, httpx.TimeoutException):
+        return errors.StoreTimeout, f"no answer in time ({type(source).__name__})", None
+    if isinstance(source, httpx.UnsupportedProtocol | httpx.InvalidURL):
+        return errors.ConfigError, text, None
+    if isinstance(source, httpx.TransportError):
+        if "SSL" in text:
+            text += " (a server without TLS is qdrant://, one with TLS qdrant+https://)"
+        return errors.StoreUnavailable, text, None
+    return errors.StoreError, f"not an answer of a Qdrant server: {text:.200}", None
+
+
+def _answer(error: object) -> str:
+    """What the server said, without the rest of the response."""
+    content: bytes = getattr(error, "content", b"") or b""
+    try:
+        status = json.loads(content)["status"]
+        return str(status["error"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return content[:200].decode(errors="replace") or str(getattr(error, "reason_phrase", ""))
+
+
+def _from_status(status: int, text: str) -> type[errors.PixdexError]:
+    if status in (401, 403):
+        return errors.AccessDenied
+    if status == 429:
+        return errors.RateLimited
+    if status in _TIMED_OUT:
+        return errors.StoreTimeout
+    known = from_message(text)
+    if known is not None:
+        return known
+    if status == 404:
+        return errors.NotFound
+    if status == 409:
+        return errors.AlreadyExists
+    return errors.StoreUnavailable if status in _SERVER_AT_WORK else errors.StoreError
+
+
+_GRPC = {
+    "UNAUTHENTICATED": errors.AccessDenied,
+    "PERMISSION_DENIED": errors.AccessDenied,
+    "NOT_FOUND": errors.NotFound,
+    "ALREADY_EXISTS": errors.AlreadyExists,
+    "RESOURCE_EXHAUSTED": errors.RateLimited,
+    "DEADLINE_EXCEEDED": errors.StoreTimeout,
+    "UNAVAILABLE": errors.StoreUnavailable,
+    "CANCELLED": errors.StoreUnavailable,
+    "ABORTED": errors.StoreUnavailable,
+}
+
+
+def _from_grpc(error: Exception) -> _Found:
+    code = getattr(error, "code", None)
+    name = getattr(code() if callable(code) else None, "name", "UNKNOWN")
+    details = getattr(error, "details", None)
+    text = str((details() if callable(details) else None) or error)[:500]
+    kind: type[errors.PixdexError] = _GRPC.get(name) or from_message(text) or errors.StoreError
+    if name == "INTERNAL" and kind is errors.StoreError:
+        kind = errors.StoreUnavailable
+    if name == "RESOURCE_EXHAUSTED" and "larger than max" in text:
+        kind = errors.StoreError
+    return kind, f"{name} {text}", None

@@ -1,66 +1,145 @@
-"""How a record lies in Qdrant: as a point whose id is a UUID made of the record's id.
+"""How records lie in Qdrant. Serves every engine: points are whatever has an id, a vector and a payload.
 
-Its payload::
+Ours are points whose id is a UUID made of the record's id. Their payload::
 
-_id      the record's id          payload  the record's payload, as it is
-f0, f1   typed columns (filters)  tokens   text, when the record has some
+_id             the record's id            payload  the record's payload, as it is
+f0_..., f1_...  typed columns (filters)    tokens   text, when the record has some
+
+Those of another tool stay as they are: their id as text is the record's, and all of the payload is theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from qdrant_client import models
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from pixdex import filters
-from pixdex.connectors._qdrant_filters import point_id
-from pixdex.connectors._rows import Row, decode_tokens, encode_tokens
-from pixdex.errors import StoreFormat
-from pixdex.types import Batch, Field, Kind, Metric, Payload, Vector, Want
+from pixdex.connectors._qdrant_filters import place_key
+from pixdex.connectors._qdrant_ids import foreign_id, point_id
+from pixdex.connectors._rows import Row, decode_tokens, encode_tokens, to_hit
+from pixdex.errors import StoreError, StoreFormat
+from pixdex.types import Batch, Field, Hit, Kind, Payload, Spec, Want
 
-__all__ = ["columns", "indexes", "keys", "params", "points", "row"]
-
-_DISTANCES = {
-    Metric.COSINE: models.Distance.COSINE,
-    Metric.DOT: models.Distance.DOT,
-    Metric.L2: models.Distance.EUCLID,
-}
-_INDEXES = {
-    Kind.TEXT: models.PayloadSchemaType.KEYWORD,
-    Kind.INT: models.PayloadSchemaType.INTEGER,
-    Kind.TIME: models.PayloadSchemaType.INTEGER,
-    Kind.FLOAT: models.PayloadSchemaType.FLOAT,
-    Kind.BOOL: models.PayloadSchemaType.BOOL,
-}
+__all__ = ["Records", "checked_ids", "columns", "index_keys", "points", "records", "vectors_of"]
 
 
-def params(vector: Vector) -> models.VectorParams:
-    """What Qdrant is told of a vector."""
-    datatype = models.Datatype.FLOAT16 if vector.dtype == "float16" else None
-    return models.VectorParams(size=vector.dim, distance=_DISTANCES[vector.metric], datatype=datatype)
+class Records(Protocol):
+    """How the records of a collection are coded as points."""
+
+    native: bool
+
+    def point_id(self, record: str) -> int | str | None:
+        """The id of a record's point; None where there can be none."""
+        ...
+
+    def keys(self, want: Want) -> Any:
+        """What to read of a point's payload."""
+        ...
+
+    def vectors(self, want: Want) -> Any:
+        """What to read of a point's vectors."""
+        ...
+
+    def row(self, point: Any, want: Want) -> Row:
+        """A point that was read with ``keys`` and ``vectors``."""
+        ...
+
+    def hit(self, point: Any, score: float, want: Want) -> Hit:
+        """The same as a result, where neither vectors nor tokens are wanted: there are many of these."""
+        ...
 
 
-def indexes(field: Field) -> list[tuple[str, models.PayloadSchemaType]]:
-    """The payload keys of a field, with the index each needs."""
+class _Native:
+    """Records that pixdex wrote."""
+
+    native = True
+
+    def point_id(self, record: str) -> int | str | None:
+        return point_id(record)
+
+    def keys(self, want: Want) -> Any:
+        return ["_id", *(["payload"] if want.payload else []), *(["tokens"] if want.tokens else [])]
+
+    def vectors(self, want: Want) -> Any:
+        return list(want.vectors) or False
+
+    def row(self, point: Any, want: Want) -> Row:
+        """Raises StoreFormat: another tool wrote the point."""
+        stored = point.payload or {}
+        record = stored.get("_id")
+        if not isinstance(record, str):
+            raise StoreFormat(f"point {point.id} was not written by pixdex: its payload has no _id")
+        vectors = point.vector if want.vectors and isinstance(point.vector, dict) else {}
+        tokens = decode_tokens(stored.get("tokens", "")) if want.tokens else None
+        return Row(record, stored.get("payload"), vectors, tokens)
+
+    def hit(self, point: Any, score: float, want: Want) -> Hit:
+        stored = point.payload
+        if not stored or "_id" not in stored:
+            return to_hit(self.row(point, want), score)
+        return Hit(stored["_id"], score, stored.get("payload"))
+
+
+class _Foreign:
+    """Records that another tool wrote; they have no tokens."""
+
+    native = False
+
+    def point_id(self, record: str) -> int | str | None:
+        return foreign_id(record)
+
+    def keys(self, want: Want) -> Any:
+        return want.payload
+
+    def vectors(self, want: Want) -> Any:
+        # The unnamed vector cannot be asked for by name everywhere.
+        return True if "" in want.vectors else list(want.vectors) or False
+
+    def row(self, point: Any, want: Want) -> Row:
+        stored = point.vector if point.vector is not None else {}
+        vectors = stored if isinstance(stored, dict) else {"": stored}
+        wanted = {name: vectors[name] for name in want.vectors if name in vectors}
+        return Row(str(point.id), (point.payload or {}) if want.payload else None, wanted, None)
+
+    def hit(self, point: Any, score: float, want: Want) -> Hit:
+        return Hit(str(point.id), score, (point.payload or {}) if want.payload else None)
+
+
+_NATIVE = _Native()
+_FOREIGN = _Foreign()
+
+
+def records(spec: Spec) -> Records:
+    """How the records of a collection of that Spec are coded."""
+    return _NATIVE if spec.native else _FOREIGN
+
+
+def index_keys(field: Field) -> list[str]:
+    """The payload keys of a field, each of which needs an index."""
     if field.kind is not Kind.GEO:
-        return [(field.column, _INDEXES[field.kind])]
-    place = f"{field.column}[]" if field.many else field.column
-    return [(f"{place}.{part}", models.PayloadSchemaType.FLOAT) for part in ("lat", "lon")]
+        return [field.column]
+    return [f"{place_key(field)}.{part}" for part in ("lat", "lon")]
 
 
-def points(batch: Batch, fields: Sequence[Field]) -> list[models.PointStruct]:
-    """Records as points; a vector that a record lacks is left out."""
-    vectors: list[dict[str, Any]] = [{} for _ in batch.ids]
+def points(batch: Batch, fields: Sequence[Field], make: Callable[..., Any]) -> list[Any]:
+    """Records as points, each made by ``make(id=, vector=, payload=)``; a vector that a record lacks is left out."""
+    tokens = batch.tokens or (None,) * len(batch)
+    return [
+        make(id=point_id(record), vector=vector, payload=_stored(record, payload, matrix, fields))
+        for record, vector, payload, matrix in zip(
+            batch.ids, vectors_of(batch), batch.payloads or (), tokens, strict=True
+        )
+    ]
+
+
+def vectors_of(batch: Batch) -> list[dict[str, list[float]]]:
+    """The vectors that each record has, by name."""
+    vectors: list[dict[str, list[float]]] = [{} for _ in batch.ids]
     for name, matrix in batch.vectors.items():
         for row, vector, present in zip(vectors, matrix.tolist(), batch.present(name), strict=True):
             if present:
                 row[name] = vector
-    tokens = batch.tokens or (None,) * len(batch)
-    return [
-        models.PointStruct(id=point_id(record), vector=vector, payload=_stored(record, payload, matrix, fields))
-        for record, vector, payload, matrix in zip(batch.ids, vectors, batch.payloads or (), tokens, strict=True)
-    ]
+    return vectors
 
 
 def _stored(record: str, payload: Payload, tokens: Any, fields: Sequence[Field]) -> dict[str, Any]:
@@ -81,19 +160,17 @@ def _plain(field: Field, value: Any) -> Any:
     return places if field.many else places[0]
 
 
-def keys(want: Want) -> list[str]:
-    """What to read of a point's payload."""
-    return ["_id", *(["payload"] if want.payload else []), *(["tokens"] if want.tokens else [])]
-
-
-def row(point: models.Record | models.ScoredPoint) -> Row:
-    """A point that was read with ``keys``.
+def checked_ids(asked: Mapping[Any, str], rows: Iterable[tuple[Any, Row]]) -> list[Row]:
+    """The rows of points, each of which must be the record that was asked for under its id.
 
     Raises:
-        StoreFormat: another tool wrote it.
+        StoreError: two ids share a point.
     """
-    stored = point.payload or {}
-    if not isinstance(stored.get("_id"), str):
-        raise StoreFormat(f"point {point.id} was not written by pixdex: its payload has no _id")
-    vectors = point.vector if isinstance(point.vector, dict) else {}
-    return Row(stored["_id"], stored.get("payload"), vectors, decode_tokens(stored.get("tokens", "")))
+    names = {str(point): record for point, record in asked.items()}
+    found = []
+    for point, row in rows:
+        record = names[str(point)]
+        if row.id != record:
+            raise StoreError(f"ids {row.id!r} and {record!r} share point {point}")
+        found.append(row)
+    return found

@@ -1,7 +1,11 @@
-"""Milvus. Today Milvus Lite: ``milvus+lite://photos.db#name``, one process a path, exact search.
+"""Milvus: a server (``milvus://host:19530/database/name``) and Milvus Lite (``milvus+lite://photos.db#name``, one
+process a path).
 
 The Spec lies, as text, in the collection's properties; ``_milvus_rows`` says how a record lies. ``Milvus``
-holds a share of a server and knows nothing of how that is opened; ``connect`` says how.
+holds a share of a client and knows nothing of how that is opened; ``connect`` and ``connect_server`` say how.
+
+A server shows what was written after about 0.2 s. Reads do not wait for that, ``flush`` does: it counts with strong
+consistency, which returns when all that was acknowledged before is in memory.
 """
 
 from __future__ import annotations
@@ -10,145 +14,145 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from pixdex import errors
-from pixdex.connectors._milvus_filters import OPERATORS, after, ids_in, to_expression
+from pixdex.connectors._milvus_filters import OPERATORS, to_expression
 from pixdex.connectors._rows import current, to_batch, to_hit, wanted
-from pixdex.connectors._shared import Share, Shared, holds_store
-from pixdex.connectors.address import Address
-from pixdex.connectors.port import Capabilities
+from pixdex.connectors.address import Address, serves
+from pixdex.connectors.port import Capabilities, Survey
 from pixdex.errors import MissingDependency
 from pixdex.filters import Filter
-from pixdex.types import (
-    Batch,
-    Hit,
-    Metric,
-    Page,
-    Scan,
-    Search,
-    Spec,
-    Want,
-)
+from pixdex.types import Batch, Hit, Metric, Page, Scan, Search, Spec, Want
 
 # Else gRPC prints, as information, that a server said goodbye. It reads this when it is imported first.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 try:
-    from milvus_lite.adapter.grpc.server import start_server_in_thread
-    from pymilvus import MilvusClient, MilvusException
+    from pymilvus import MilvusClient
 
-    from pixdex.connectors._milvus_errors import NOT_LOADED, quiet, translated
-    from pixdex.connectors._milvus_rows import (
-        MAX_TOKEN_BYTES,
-        MAX_VARCHAR,
-        columns,
-        logical,
-        physical,
-        present,
-        row,
-        rows,
-        schema,
-    )
+    from pixdex.connectors import _milvus_foreign as foreign
+    from pixdex.connectors._milvus_client import NAMED_VECTORS, PROPERTY, Options, ServerShare, Store, lite_share, once
+    from pixdex.connectors._milvus_errors import quiet, translated
+    from pixdex.connectors._milvus_index import APPROXIMATE, METRICS, Index, search_params
+    from pixdex.connectors._milvus_rows import MAX_TOKEN_BYTES, MAX_VARCHAR, logical, physical, schema
 except ImportError as error:
     raise MissingDependency("pymilvus", "milvus") from error
 
-__all__ = ["Milvus", "connect"]
+__all__ = ["Milvus", "connect", "connect_server"]
 
 LITE = Capabilities(
     operators=OPERATORS,
     alter=False,  # Lite cannot add a field to a collection
-    max_payload_bytes=MAX_VARCHAR,
+    foreign=True,
+    max_payload_bytes=MAX_VARCHAR - 64,  # the revision is added
     max_token_bytes=MAX_TOKEN_BYTES,
 )
+SERVER = replace(
+    LITE,
+    exact=False,
+    complete=False,
+    reads_own_writes=False,
+    max_vectors=4,
+    max_batch_bytes=16 << 20,  # a message may have 64 MB, and tokens grow by a third
+)
+MAX_COLUMNS = 64
+"""Columns of a collection on a server."""
 
-_PROPERTY = "pixdex"
-_METRICS = {Metric.COSINE: "COSINE", Metric.DOT: "IP", Metric.L2: "L2"}
-
-
-@dataclass(frozen=True, slots=True)
-class _LiteOptions:
-    """There are none."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Lite:
-    """Milvus Lite: a server in threads of this process, its database, a client of it."""
-
-    server: Any
-    database: Any
-    client: Any
-
-    def close(self) -> None:
-        self.client.close()
-        self.server.stop(grace=1).wait()  # at once when no call runs; without grace gRPC prints a line
-        self.database.close()
+_SCAN = {"iterator": "True", "reduce_stop_for_best": "True"}
+"""What makes a query return the first rows in the order of ids."""
 
 
 def connect(address: Address) -> Milvus:
     """Open the Milvus Lite directory that ``address`` names; where there is none, ``create`` makes it.
 
     Raises:
-        ConfigError: no path, or an option (there are none).
+        ConfigError: no path, or an option that is not known.
         StoreLocked: another process has it open.
         StoreFormat: there is something else at the path.
     """
-    address.read_options(_LiteOptions)
-    return Milvus(Share(_LITE, address.path, _found), scheme="milvus+lite", capabilities=LITE)
+    options = address.read_options(Options)
+    if options.key_env or options.tls or options.ca:
+        raise errors.ConfigError(f"{address}: Milvus Lite is in this process: it takes no key_env, tls or ca")
+    index = options.chosen("FLAT")
+    return Milvus(
+        lite_share(address.path), scheme="milvus+lite", capabilities=LITE, index=index, registry=options.registry
+    )
 
 
-def _open_lite(path: str) -> _Lite:
-    _found(path)
-    with quiet(), translated():
-        # Started here, not by MilvusClient, which says no more than that it failed, and never stops it.
-        server, database, port = start_server_in_thread(str(Path(path).resolve()))
-        return _Lite(server, database, MilvusClient(uri=f"http://127.0.0.1:{port}"))
+@serves
+def connect_server(address: Address) -> Milvus:
+    """A connection to the server that ``address`` names.
 
-
-def _found(path: str) -> bool:
-    """Whether a Milvus Lite directory is at ``path``; an empty one is none yet."""
-    with translated():
-        return holds_store(path, "collections", "Milvus Lite 3")
-
-
-_LITE = Shared(_open_lite, _Lite.close)
+    Raises:
+        ConfigError: no host, an option that is not known, or a key that is not set.
+        StoreUnavailable: it is not there.
+        Unsupported: it is too old.
+    """
+    options = address.read_options(Options)
+    index = options.chosen("HNSW")
+    share = ServerShare(address, options)
+    most = SERVER.max_vectors if share.version >= NAMED_VECTORS else 1
+    return Milvus(share, scheme="milvus", capabilities=replace(SERVER, max_vectors=most), index=index)
 
 
 class Milvus:
-    """A connector around a share of a server. The verbs are documented in ``port``.
+    """A connector around a share of a client. The verbs are documented in ``port``.
 
-    The server is leased once there is a store; ``close``, or the exit, gives it back.
+    The client is leased once there is a store; ``close``, or the exit, gives it back.
     """
 
-    def __init__(self, share: Share[_Lite], *, scheme: str, capabilities: Capabilities) -> None:
+    def __init__(
+        self, share: Any, *, scheme: str, capabilities: Capabilities, index: Index, registry: str | None = None
+    ) -> None:
         self.scheme = scheme
-        self.capabilities = capabilities
+        self._able = capabilities
         self._share = share
+        self._index = index
+        self._registry = registry
         self._release = weakref.finalize(self, share.close)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do. Less once a collection with an approximate index was seen."""
+        lease = self._share.lease() if self._able.complete else None
+        if lease is not None and lease.resource.approximate:
+            self._able = replace(self._able, exact=False, complete=False)
+        return self._able
 
     # --- collections ---
 
     def create(self, name: str, spec: Spec, *, timeout: float | None) -> None:
+        made, collection = schema(spec), physical(name)
+        if self.scheme == "milvus" and len(made.fields) > MAX_COLUMNS:
+            raise errors.Unsupported(
+                f"collection {name!r} needs {len(made.fields)} columns, a Milvus server allows {MAX_COLUMNS}: a field "
+                "takes two, a place three: declare only what filters need, the rest of a payload is kept anyway"
+            )
         indexes = MilvusClient.prepare_index_params()
         for vector in spec.vectors:
-            indexes.add_index(vector.column, index_type="FLAT", metric_type=_METRICS[vector.metric])
-        collection = physical(name)
-        with self._calling(name, make=True) as client:
-            client.create_collection(
-                collection, schema=schema(spec), properties={_PROPERTY: spec.to_json()}, **_once(timeout)
+            indexes.add_index(
+                vector.column,
+                index_type=self._index.kind,
+                metric_type=METRICS[vector.metric],
+                params=self._index.params,
             )
+        with self._calling(name, make=True) as store:
+            client = store.client
+            if client.has_collection(collection, **once(timeout)):  # a server takes an equal one for the same
+                raise errors.AlreadyExists(f"{store.place}: collection {name!r} already exists")
+            properties = {PROPERTY: spec.to_json()}
+            level = {"consistency_level": "Bounded"} if store.server else {}
+            client.create_collection(collection, schema=made, properties=properties, **level, **once(timeout))
             # Nothing to wait for, as the collection is empty: the client would poll every half second.
-            client.create_index(collection, indexes, sync=False, **_once(timeout))
-            client.load_collection(collection, **_once(timeout))
+            client.create_index(collection, indexes, sync=False, **once(timeout))
+            store.load(name, timeout)
+            store.forget()
 
     def describe(self, name: str, *, timeout: float | None) -> Spec:
-        with self._calling(name) as client:
-            found = client.describe_collection(physical(name), **_once(timeout))
-        if _PROPERTY not in found["properties"]:
-            raise errors.StoreFormat(f"collection {name!r} was not made by pixdex: it has no Spec")
-        return Spec.from_json(found["properties"][_PROPERTY])
+        with self._calling(name) as store:
+            return store.current(name, timeout).spec
 
     def alter(self, name: str, spec: Spec, *, timeout: float | None) -> None:
         old = self.describe(name, timeout=timeout)
@@ -157,20 +161,25 @@ class Milvus:
                 f"{self.scheme} cannot add fields or vectors to collection {name!r}: "
                 "create a collection that has them and copy the records"
             )
-        with self._calling(name) as client:
-            properties = {_PROPERTY: spec.to_json()}
-            client.alter_collection_properties(physical(name), properties=properties, **_once(timeout))
+        with self._calling(name) as store:
+            properties = {PROPERTY: spec.to_json()}
+            store.client.alter_collection_properties(physical(name), properties=properties, **once(timeout))
+            store.forget()
 
     def drop(self, name: str, *, timeout: float | None) -> None:
         if name in self.names(timeout=timeout):  # else it may be an alias, which would drop its target
-            with self._calling(name) as client:
-                client.drop_collection(physical(name), **_once(timeout))
+            with self._calling(name) as store:
+                for alias, collection in self.aliases(timeout=timeout).items() if store.server else ():
+                    if collection == name:  # an older server leaves them, a newer one refuses
+                        store.client.drop_alias(physical(alias), **once(timeout))
+                store.client.drop_collection(physical(name), **once(timeout))
+                store.forget()
 
     def names(self, *, timeout: float | None) -> Sequence[str]:
         if self._share.lease() is None:
             return []
-        with self._calling() as client:
-            return sorted(map(logical, client.list_collections(**_once(timeout))))
+        with self._calling() as store:
+            return sorted(map(logical, store.client.list_collections(**once(timeout))))
 
     def alias(self, alias: str, name: str | None, *, timeout: float | None) -> None:
         names, known = self.names(timeout=timeout), self.aliases(timeout=timeout)
@@ -178,104 +187,129 @@ class Milvus:
             raise errors.AlreadyExists(f"{alias!r} is a collection, so it cannot be an alias")
         if name is not None and name not in names:
             raise errors.NotFound(f"no collection {name!r}")
-        if name is not None:
-            with self._calling(alias) as client:
-                point = client.alter_alias if alias in known else client.create_alias
-                point(physical(name), physical(alias), **_once(timeout))
-        elif alias in known:
-            with self._calling(alias) as client:
-                client.drop_alias(physical(alias), **_once(timeout))
+        if name is None and alias not in known:
+            return
+        with self._calling(alias) as store:
+            if name is None:
+                store.client.drop_alias(physical(alias), **once(timeout))
+            else:
+                point = store.client.alter_alias if alias in known else store.client.create_alias
+                point(physical(name), physical(alias), **once(timeout))
+            store.forget()
 
     def aliases(self, *, timeout: float | None) -> Mapping[str, str]:
         if self._share.lease() is None:
             return {}
-        with self._calling() as client:
-            found = [client.describe_alias(a, **_once(timeout)) for a in client.list_aliases()["aliases"]]
+        with self._calling() as store:
+            names = store.client.list_aliases(**once(timeout))["aliases"]
+            found = [store.client.describe_alias(alias, **once(timeout)) for alias in names]
         return {logical(alias["alias"]): logical(alias["collection_name"]) for alias in found}
+
+    # --- other tools' collections ---
+
+    def survey(self, name: str, *, timeout: float | None) -> Survey:
+        with self._calling(name) as store:
+            return foreign.survey(store, name, timeout)
+
+    def register(self, name: str, spec: Spec | None, *, timeout: float | None) -> None:
+        with self._calling(name) as store:
+            foreign.register(store, name, spec, timeout)
+
+    def attach(self, name: str, batch: Batch, *, timeout: float | None) -> None:
+        raise errors.Unsupported(f"{self.scheme} cannot add a vector to collection {name!r}")
 
     # --- writes ---
 
     def upsert(self, name: str, batch: Batch, *, timeout: float | None) -> None:
-        with self._calling(name) as client:  # from the Spec on, as an alias may be switched
-            spec = self.describe(name, timeout=timeout)
+        with self._calling(name) as store:  # from the Spec on, as an alias may be switched
+            layout = store.current(name, timeout)
             for column in batch.vectors:
-                spec.physical(column)
+                layout.spec.physical(column)
             if len(batch):
-                client.upsert(physical(name), rows(batch, spec), **_once(timeout))
+                store.client.upsert(physical(name), layout.rows(batch), **once(timeout))
 
     def delete(self, name: str, ids: Sequence[str], *, timeout: float | None) -> None:
-        self.describe(name, timeout=timeout)  # an empty list must not hide that there is no collection
-        if ids:
-            with self._calling(name) as client:
-                client.delete(physical(name), filter=ids_in(ids), **_once(timeout))
+        with self._calling(name) as store:
+            key = store.current(name, timeout).key  # an empty list must not hide that there is no collection
+            if ids:
+                store.client.delete(physical(name), filter=key.among(ids), **once(timeout))
 
     def delete_where(self, name: str, where: Filter, *, timeout: float | None) -> None:
-        with self._calling(name):
-            matching = to_expression(current(where, self.describe(name, timeout=timeout)))
-            self._loaded(name, "delete", timeout, filter=matching)
+        with self._calling(name) as store:
+            matching = self._matching(where, store.current(name, timeout).spec)
+            store.loaded("delete", name, timeout, filter=matching, **_level(store, "Strong"))
 
     def flush(self, name: str, *, timeout: float | None) -> None:
-        self.describe(name, timeout=timeout)  # Lite flushes what does not exist
-        with self._calling(name) as client:
-            client.flush(physical(name), **_once(timeout))
+        with self._calling(name) as store:
+            store.described(name, timeout)  # Lite flushes what does not exist
+            if store.server:  # sealing segments would take seconds, and makes nothing more visible
+                store.loaded("query", name, timeout, filter="", output_fields=["count(*)"], **_level(store, "Strong"))
+            else:
+                store.client.flush(physical(name), **once(timeout))
 
     # --- reads ---
 
     def fetch(self, name: str, ids: Sequence[str], *, want: Want, timeout: float | None) -> Batch:
-        with self._calling(name):
-            spec = self.describe(name, timeout=timeout)
-            vectors = wanted(spec, want)
-            read = []
-            if ids:
-                asked = columns(spec, vectors, want)
-                read = self._loaded(name, "query", timeout, filter=ids_in(ids), output_fields=asked)
-        return to_batch([row(cells["id"], cells, spec, vectors) for cells in read], vectors, want)
+        with self._calling(name) as store:
+            layout = store.last(name, timeout)
+            vectors = wanted(layout.spec, want)
+            asked = {"filter": layout.key.among(ids), "output_fields": layout.columns(vectors, want)}
+            read = store.loaded("query", name, timeout, **asked, **_level(store, "Session")) if ids else []
+        return to_batch([layout.row(cells, vectors, want) for cells in read], vectors, want)
 
     def search(self, name: str, request: Search, *, timeout: float | None) -> Sequence[Sequence[Hit]]:
-        with self._calling(name):
-            spec = self.describe(name, timeout=timeout)
-            vector, vectors = spec.physical(request.using), wanted(spec, request.want)
-            matching = to_expression(current(request.where, spec))
-            answers = self._loaded(
-                name,
+        want = request.want
+        with self._calling(name) as store:
+            layout = store.last(name, timeout)
+            vector, vectors = layout.spec.physical(request.using), wanted(layout.spec, want)
+            kind = layout.table.indexes.get(vector.column, "")
+            tests = [self._matching(request.where, layout.spec)] if request.where is not None else []
+            present = layout.has(vector)
+            answers = store.loaded(
                 "search",
+                name,
                 timeout,
-                data=request.queries.tolist(),
-                anns_field=request.using,
-                search_params={"metric_type": _METRICS[vector.metric]},
-                filter=f"{present(spec, vector)} == true and {matching}",
+                data=list(request.queries),
+                anns_field=vector.column,
+                search_params=search_params(kind, vector.metric, request.tuning, request.k),
+                filter=" and ".join([*([present] if present else []), *tests]),
                 limit=request.k,
-                output_fields=columns(spec, vectors, request.want),
+                output_fields=layout.columns(vectors, want),
+                **_level(store, "Bounded"),
             )
         sign = -1.0 if vector.metric is Metric.L2 else 1.0  # a squared distance, or a similarity by that name
-        return [
-            [to_hit(row(hit["id"], hit["entity"], spec, vectors), sign * hit["distance"]) for hit in answer]
-            for answer in answers
-        ]
+        trace = {"approximate": 1.0} if kind in APPROXIMATE else None
+        key = layout.key.column
+        found = []
+        for answer in answers:
+            hits = []
+            for hit in answer:
+                row = layout.row({**hit["entity"], key: hit.get(key, hit.get("id"))}, vectors, want)
+                made = to_hit(row, sign * hit["distance"])
+                hits.append(made if trace is None else replace(made, trace=trace))
+            found.append(hits)
+        return found
 
     def scan(self, name: str, request: Scan, *, timeout: float | None) -> Page:
-        tests = [] if request.after is None else [after(request.after)]
-        with self._calling(name):
-            spec = self.describe(name, timeout=timeout)
-            vectors = wanted(spec, request.want)
-            read = self._loaded(
-                name,
-                "query",
-                timeout,
-                filter=" and ".join([*tests, to_expression(current(request.where, spec))]),
-                limit=request.size,
-                output_fields=columns(spec, vectors, request.want),
-                iterator="True",  # in the order of ids
-            )
-        batch = to_batch([row(cells["id"], cells, spec, vectors) for cells in read], vectors, request.want)
-        return Page(batch, batch.ids[-1] if len(batch) == request.size else None)
+        want = request.want
+        with self._calling(name) as store:
+            layout = store.last(name, timeout)
+            vectors = wanted(layout.spec, want)
+            tests = [] if request.after is None else [layout.key.after(request.after)]
+            matching = self._matching(request.where, layout.spec)
+            asked = {"filter": " and ".join([*tests, matching]), "output_fields": layout.columns(vectors, want)}
+            read = store.loaded("query", name, timeout, **asked, limit=request.size, **_SCAN)
+            more = len(read) == request.size or (store.server and len(read) > 0)  # a server's pages may be short
+        batch = to_batch([layout.row(cells, vectors, want) for cells in read], vectors, want)
+        return Page(batch, batch.ids[-1] if more else None)
 
     def count(self, name: str, where: Filter | None, *, timeout: float | None) -> int:
-        matching = ""  # without a filter Lite reads no rows
-        with self._calling(name):
-            if where is not None:
-                matching = to_expression(current(where, self.describe(name, timeout=timeout)))
-            answer = self._loaded(name, "query", timeout, filter=matching, output_fields=["count(*)"])
+        with self._calling(name) as store:
+            # Without a filter Lite reads no rows.
+            matching = "" if where is None else self._matching(where, store.last(name, timeout).spec)
+            answer = store.loaded(
+                "query", name, timeout, filter=matching, output_fields=["count(*)"], **_level(store, "Bounded")
+            )
         return int(answer[0]["count(*)"])
 
     def close(self) -> None:
@@ -283,27 +317,25 @@ class Milvus:
 
     # --- helpers ---
 
+    @staticmethod
+    def _matching(where: Filter | None, spec: Spec) -> str:
+        return to_expression(current(where, spec), spec)
+
     @contextmanager
-    def _calling(self, name: str = "", *, make: bool = False) -> Iterator[Any]:
+    def _calling(self, name: str = "", *, make: bool = False) -> Iterator[Store]:
         lease = self._share.lease(make=make)
         if lease is None:
             raise errors.NotFound(f"there is no Milvus Lite directory at {self._share.path} yet")
-        with lease.lock, quiet(), translated(name):
-            yield lease.resource.client
-
-    def _loaded(self, name: str, verb: str, timeout: float | None, **arguments: Any) -> Any:
-        """The answer of a call that needs the collection in memory, which it is not after a restart."""
-        with self._calling(name) as client:
-            call = getattr(client, verb)
-            try:
-                return call(physical(name), **arguments, **_once(timeout))
-            except MilvusException as error:
-                if error.code != NOT_LOADED:
-                    raise
-                client.load_collection(physical(name), **_once(timeout))
-                return call(physical(name), **arguments, **_once(timeout))
+        store: Store = lease.resource
+        store.use_registry(self._registry)
+        try:
+            with lease.lock, quiet(), translated(name, store.place):
+                yield store
+        except (errors.FingerprintMismatch, errors.NotFound):
+            store.forget()
+            raise
 
 
-def _once(timeout: float | None) -> dict[str, Any]:
-    """Keywords of every call: how long it may take; the client repeats nothing."""
-    return {"timeout": timeout, "retry_times": 0, "retry_on_rate_limit": False}
+def _level(store: Store, level: str) -> dict[str, str]:
+    """How fresh an answer has to be. Lite is always up to date."""
+    return {"consistency_level": level} if store.server else {}

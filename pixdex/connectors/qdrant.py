@@ -1,53 +1,66 @@
-"""Qdrant. Today its local mode: ``qdrant+local:///dir#name``, one process a directory, exact search.
+"""Qdrant: a server over REST or gRPC (``qdrant://host:6333/name``, ``qdrant+https://``), or the client's local mode
+(``qdrant+local:///dir#name``).
 
-Local mode is for tests and small collections: it searches by brute force in Python, pays one fsync a
-point, and keeps points as pickles, so never open a directory that came from a stranger.
+Local mode is for tests and small collections: one process a directory, exact search by brute force in Python, one
+fsync a point, points kept as pickles, so never open a directory that came from a stranger.
 
-The Spec lies, as text, in the collection's metadata; ``_qdrant_points`` says how a record lies. ``Qdrant``
-holds a share of a client and knows nothing of how that is opened; ``connect`` says how.
+The Spec lies, as text, in the collection's metadata; ``_qdrant_points`` says how a record lies. ``Qdrant`` holds a
+share of a client and knows nothing of how that is opened; ``connect`` says how. Every write waits, so that what was
+acknowledged is visible.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pixdex import errors
-from pixdex.connectors._deadline import Deadline
-from pixdex.connectors._rows import current, to_batch, to_hit, wanted
-from pixdex.connectors._shared import Share, Shared, holds_store
-from pixdex.connectors.address import Address
-from pixdex.connectors.port import Capabilities
+from pixdex.connectors.address import Address, serves
+from pixdex.connectors.port import Capabilities, Survey
 from pixdex.errors import MissingDependency
 from pixdex.filters import Filter
-from pixdex.types import Batch, Field, Hit, Metric, Page, Scan, Search, Spec, Want
+from pixdex.types import Batch, Hit, Page, Scan, Search, Spec, Want
 
 try:
-    import portalocker
-    from qdrant_client import QdrantClient, models
+    from qdrant_client import models
 
+    from pixdex.connectors import _qdrant_foreign as foreign
+    from pixdex.connectors import _qdrant_schema as schema
+    from pixdex.connectors._qdrant_client import KEEPS_SPECS, ServerShare, Store, local_share, server_of, whole
     from pixdex.connectors._qdrant_errors import translated
-    from pixdex.connectors._qdrant_filters import OPERATORS, point_id, to_filter
-    from pixdex.connectors._qdrant_points import columns, indexes, keys, params, points, row
+    from pixdex.connectors._qdrant_filters import OPERATORS
+    from pixdex.connectors._qdrant_ids import foreign_id, point_id
+    from pixdex.connectors._qdrant_models import CLIENT, ask, point, search_params
+    from pixdex.connectors._qdrant_points import points
+    from pixdex.connectors._qdrant_reading import compiled, reading
 except ImportError as error:
     raise MissingDependency("qdrant-client", "qdrant") from error
 
-__all__ = ["Qdrant", "connect"]
+__all__ = ["Qdrant", "connect", "connect_server"]
 
 LOCAL = Capabilities(
     operators=OPERATORS,
+    foreign=True,
     # A point costs one fsync, about 10 ms on a plain disk, and a call cannot be stopped half-way.
     max_batch=64,
     max_dim=65536,
 )
+SERVER = Capabilities(
+    operators=OPERATORS,
+    complete=False,
+    foreign=True,
+    # A request may have 32 MB, and a float of four bytes takes up to 22 as JSON.
+    max_batch_bytes=5 << 20,
+    max_dim=65536,
+)
 
-_METADATA = "pixdex"
+
+@dataclass(frozen=True, slots=True)
+class _LocalOptions:
+    """There are none."""
 
 
 def connect(address: Address) -> Qdrant:
@@ -59,39 +72,17 @@ def connect(address: Address) -> Qdrant:
         StoreFormat: there is something else at the path.
     """
     address.read_options(_LocalOptions)
-    return Qdrant(Share(_LOCAL, address.path, _found), scheme="qdrant+local", capabilities=LOCAL)
+    return Qdrant(local_share(address.path), scheme="qdrant+local", capabilities=LOCAL)
 
 
-@dataclass(frozen=True, slots=True)
-class _LocalOptions:
-    """There are none."""
+@serves
+def connect_server(address: Address) -> Qdrant:
+    """A connection to the server that ``address`` names; nothing is sent before the first call.
 
-
-def _open_local(path: str) -> QdrantClient:
-    _found(path)
-    with translated():
-        _probe_lock(Path(path) / ".lock")
-        try:
-            return QdrantClient(path=path)
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-            raise errors.StoreFormat(f"{path} is no Qdrant directory, or corrupt: {error}") from error
-
-
-def _found(path: str) -> bool:
-    """Whether a Qdrant directory is at ``path``; an empty one is none yet."""
-    with translated():
-        return holds_store(path, "meta.json", "Qdrant")
-
-
-def _probe_lock(path: Path) -> None:
-    """Fail before the client does: it would leave open files behind."""
-    if path.exists():
-        with path.open("r+") as file:
-            portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
-            portalocker.unlock(file)
-
-
-_LOCAL = Shared(_open_local, QdrantClient.close)
+    Raises:
+        ConfigError: no host, an option that is not known, or a key that is not set.
+    """
+    return Qdrant(ServerShare(server_of(address)), scheme=address.scheme, capabilities=SERVER)
 
 
 class Qdrant:
@@ -100,7 +91,7 @@ class Qdrant:
     The client is leased once there is a store; ``close``, or the exit, gives it back.
     """
 
-    def __init__(self, share: Share[QdrantClient], *, scheme: str, capabilities: Capabilities) -> None:
+    def __init__(self, share: Any, *, scheme: str, capabilities: Capabilities) -> None:
         self.scheme = scheme
         self.capabilities = capabilities
         self._share = share
@@ -110,152 +101,131 @@ class Qdrant:
     # --- collections ---
 
     def create(self, name: str, spec: Spec, *, timeout: float | None) -> None:
-        with self._calling(make=True) as client:
-            vectors = {vector.column: params(vector) for vector in spec.vectors}
-            client.create_collection(
-                name, vectors_config=vectors, metadata={_METADATA: spec.to_json()}, timeout=_whole(timeout)
-            )
-            _index(client, name, spec.columns)
+        with self._calling(timeout, make=True) as store:
+            schema.create(store, name, spec, timeout)
 
     def describe(self, name: str, *, timeout: float | None) -> Spec:
-        with self._calling() as client:
-            metadata = client.get_collection(name).config.metadata or {}
-        if _METADATA not in metadata:
-            raise errors.StoreFormat(f"collection {name!r} was not made by pixdex: it has no Spec")
-        return Spec.from_json(metadata[_METADATA])
+        with self._calling(timeout) as store:
+            return store.specs.read(name, timeout)
 
     def alter(self, name: str, spec: Spec, *, timeout: float | None) -> None:
-        deadline = Deadline.after(timeout)
-        with self._calling() as client:
-            old = self.describe(name, timeout=timeout)
-            fields = [field for field in spec.fields if field not in old.fields]
-            for vector in spec.vectors:
-                if vector not in old.vectors:
-                    dense = models.DenseVectorConfig(size=vector.dim, distance=params(vector).distance)
-                    config = models.DenseVectorNameConfig(dense=dense)
-                    client.create_vector_name(name, vector.column, config)
-            if fields:
-                _index(client, name, fields)
-                _back_fill(client, name, fields, deadline)
-            # Last, so that an alter that failed half-way is done again.
-            client.update_collection(name, metadata={_METADATA: spec.to_json()})
+        with self._calling(timeout) as store:
+            schema.alter(store, name, spec, timeout, page=self.capabilities.max_batch)
 
     def drop(self, name: str, *, timeout: float | None) -> None:
         if self._share.lease():
-            with self._calling() as client:
-                client.delete_collection(name, timeout=_whole(timeout))
+            with self._calling(timeout) as store:
+                try:
+                    with translated(store.place):
+                        store.client.delete_collection(name, timeout=whole(timeout))
+                except errors.NotFound:
+                    pass
+                store.specs.forget()
 
     def names(self, *, timeout: float | None) -> Sequence[str]:
         if self._share.lease() is None:
             return []
-        with self._calling() as client:
-            return sorted(collection.name for collection in client.get_collections().collections)
+        with self._calling(timeout) as store:
+            return sorted(store.names(timeout))
 
     def alias(self, alias: str, name: str | None, *, timeout: float | None) -> None:
-        steps: list[Any] = [models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))]
-        if name is not None:
-            target = models.CreateAlias(collection_name=name, alias_name=alias)
-            steps.append(models.CreateAliasOperation(create_alias=target))
-        if alias in self.names(timeout=timeout):
-            raise errors.AlreadyExists(f"{alias!r} is a collection, so it cannot be an alias")
-        if name is None and alias not in self.aliases(timeout=timeout):
+        if name is None and self._share.lease() is None:
             return
-        with self._calling() as client:
-            client.update_collection_aliases(steps, timeout=_whole(timeout))
+        with self._calling(timeout) as store:
+            schema.move_alias(store, alias, name, timeout)
 
     def aliases(self, *, timeout: float | None) -> Mapping[str, str]:
         if self._share.lease() is None:
             return {}
-        with self._calling() as client:
-            return {a.alias_name: a.collection_name for a in client.get_aliases().aliases}
+        with self._calling(timeout) as store:
+            return dict(store.aliases(timeout))
+
+    # --- other tools' collections ---
+
+    def survey(self, name: str, *, timeout: float | None) -> Survey:
+        with self._calling(timeout) as store:
+            return foreign.survey(store, name, timeout)
+
+    def register(self, name: str, spec: Spec | None, *, timeout: float | None) -> None:
+        with self._calling(timeout) as store:
+            if not store.specs.in_file:
+                store.require(KEEPS_SPECS, "keeping a Spec there (else name a file: ?registry=specs.json)")
+            store.info(name, timeout)
+            foreign.register(store, name, spec, timeout)
+
+    def attach(self, name: str, batch: Batch, *, timeout: float | None) -> None:
+        with self._calling(timeout) as store:
+            foreign.attach(store, name, batch, timeout)
 
     # --- writes ---
 
     def upsert(self, name: str, batch: Batch, *, timeout: float | None) -> None:
-        with self._calling() as client:  # from the Spec on, as an alias may be switched
-            spec = self.describe(name, timeout=timeout)
+        with self._calling(timeout) as store:  # from the Spec on, as an alias may be switched
+            spec = store.specs.read(name, timeout)
+            if store.unindexed(name):
+                schema.index(store, name, spec.columns, timeout)
             if len(batch):
-                client.upsert(name, points(batch, spec.columns), timeout=_whole(timeout))
+                store.client.upsert(name, points(batch, spec.columns, point), timeout=whole(timeout))
 
     def delete(self, name: str, ids: Sequence[str], *, timeout: float | None) -> None:
-        with self._calling() as client:
-            client.get_collection(name)  # an empty list must not hide that there is none
+        with self._calling(timeout) as store:
+            store.specs.read(name, timeout)  # an empty list must not hide that there is none
             if ids:
-                client.delete(
-                    name, models.PointIdsList(points=[point_id(record) for record in ids]), timeout=_whole(timeout)
-                )
+                selected = models.PointIdsList(points=[point_id(record) for record in ids])
+                store.client.delete(name, selected, timeout=whole(timeout))
 
     def delete_where(self, name: str, where: Filter, *, timeout: float | None) -> None:
-        with self._calling() as client:
-            matching = to_filter(current(where, self.describe(name, timeout=timeout)))
-            selector = models.FilterSelector(filter=matching or models.Filter())
-            client.delete(name, selector, timeout=_whole(timeout))
+        with self._calling(timeout) as store:
+            matching = compiled(where, store.specs.read(name, timeout), CLIENT)
+            selector = models.FilterSelector(filter=matching)
+            store.client.delete(name, selector, timeout=whole(timeout))
 
     def flush(self, name: str, *, timeout: float | None) -> None:
-        with self._calling() as client:
-            client.get_collection(name)  # every write waited
+        with self._calling(timeout) as store:
+            store.info(name, timeout)  # every write waited
 
     # --- reads ---
 
     def fetch(self, name: str, ids: Sequence[str], *, want: Want, timeout: float | None) -> Batch:
-        asked = {point_id(record): record for record in ids}
-        with self._calling() as client:
-            vectors = wanted(self.describe(name, timeout=timeout), want)
-            read = client.retrieve(
+        with self._calling(timeout) as store:
+            read = reading(store.specs, name, timeout, CLIENT, want=want)
+            asked = read.asked(ids)
+            found = store.client.retrieve(
                 name,
                 list(asked),
-                with_payload=keys(want),
-                with_vectors=list(want.vectors) or False,
-                timeout=_whole(timeout),
+                with_payload=read.keys,
+                with_vectors=read.with_vectors,
+                timeout=whole(timeout),
             )
-        found = {str(point.id): row(point) for point in read}
-        for point, record in found.items():
-            if record.id != asked[point]:
-                raise errors.StoreError(f"ids {record.id!r} and {asked[point]!r} share point {point}")
-        return to_batch(list(found.values()), vectors, want)
+        return read.batch(found, asked)
 
     def search(self, name: str, request: Search, *, timeout: float | None) -> Sequence[Sequence[Hit]]:
-        want = request.want
-        with self._calling() as client:
-            spec = self.describe(name, timeout=timeout)
-            vector = spec.physical(request.using)
-            wanted(spec, want)
-            matching = to_filter(current(request.where, spec))
-            asked = [
-                models.QueryRequest(
-                    query=query,
-                    using=request.using,
-                    filter=matching,
-                    limit=request.k,
-                    with_payload=keys(want),
-                    with_vector=list(want.vectors) or False,
-                )
-                for query in request.queries.tolist()
-            ]
-            answers = client.query_batch_points(name, asked, timeout=_whole(timeout))
-        rooted = vector.metric is Metric.L2
-        return [[to_hit(row(p), -(p.score**2) if rooted else p.score) for p in a.points] for a in answers]
+        with self._calling(timeout) as store:
+            read = reading(
+                store.specs, name, timeout, CLIENT, want=request.want, where=request.where, using=request.using
+            )
+            params = search_params(request.tuning, request.k) if store.server else None  # local mode is exact
+            answers = ask(store.client, name, request, read, params, store.server_limit(timeout))
+        return [read.hits(answer.points) for answer in answers]
 
     def scan(self, name: str, request: Scan, *, timeout: float | None) -> Page:
-        with self._calling() as client:
-            spec = self.describe(name, timeout=timeout)
-            vectors = wanted(spec, request.want)
-            read, after = client.scroll(
+        with self._calling(timeout) as store:
+            read = reading(store.specs, name, timeout, CLIENT, want=request.want, where=request.where)
+            found, after = store.client.scroll(
                 name,
-                scroll_filter=to_filter(current(request.where, spec)),
+                scroll_filter=read.matching,
                 limit=request.size,
-                offset=request.after,
-                with_payload=keys(request.want),
-                with_vectors=list(request.want.vectors) or False,
-                timeout=_whole(timeout),
+                offset=None if request.after is None else foreign_id(request.after),
+                with_payload=read.keys,
+                with_vectors=read.with_vectors,
+                timeout=whole(timeout),
             )
-        batch = to_batch([row(point) for point in read], vectors, request.want)
-        return Page(batch, None if after is None else str(after))
+        return Page(read.batch(found), None if after is None else str(after))
 
     def count(self, name: str, where: Filter | None, *, timeout: float | None) -> int:
-        with self._calling() as client:
-            matching = None if where is None else to_filter(current(where, self.describe(name, timeout=timeout)))
-            return client.count(name, count_filter=matching, exact=True, timeout=_whole(timeout)).count
+        with self._calling(timeout) as store:
+            read = reading(store.specs, name, timeout, CLIENT, want=Want(payload=False), where=where)
+            return store.client.count(name, count_filter=read.matching, exact=True, timeout=whole(timeout)).count
 
     def close(self) -> None:
         self._release()
@@ -263,39 +233,15 @@ class Qdrant:
     # --- helpers ---
 
     @contextmanager
-    def _calling(self, *, make: bool = False) -> Iterator[QdrantClient]:
+    def _calling(self, timeout: float | None, *, make: bool = False) -> Iterator[Store]:
         lease = self._share.lease(make=make)
         if lease is None:
             raise errors.NotFound(f"there is no Qdrant directory at {self._share.path} yet")
-        with lease.lock, translated():
-            yield lease.resource
-
-
-def _index(client: QdrantClient, name: str, fields: Sequence[Field]) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Payload indexes have no effect in the local Qdrant")
-        for field in fields:
-            for key, schema in indexes(field):
-                client.create_payload_index(name, key, schema)
-
-
-def _back_fill(client: QdrantClient, name: str, fields: Sequence[Field], deadline: Deadline) -> None:
-    after: Any = None
-    while True:
-        read, after = client.scroll(name, limit=LOCAL.max_batch, offset=after, with_payload=["payload"])
-        steps: list[Any] = []
-        for point in read:
-            values = columns((point.payload or {}).get("payload") or {}, fields)
-            if values:
-                change = models.SetPayload(payload=values, points=[point.id])
-                steps.append(models.SetPayloadOperation(set_payload=change))
-        if steps:
-            client.batch_update_points(name, steps)
-        if after is None:
-            return
-        deadline.check()
-
-
-def _whole(timeout: float | None) -> int | None:
-    """Seconds as the client takes them; local mode takes no notice."""
-    return None if timeout is None else max(1, math.ceil(timeout))
+        store = lease.resource
+        store.limit(timeout)
+        try:
+            with lease.lock, translated(store.place):
+                yield store
+        except (errors.FingerprintMismatch, errors.NotFound):
+            store.specs.forget()
+            raise

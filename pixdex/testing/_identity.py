@@ -12,10 +12,11 @@ from pixdex.errors import (
     AlreadyExists,
     ConfigError,
     FingerprintMismatch,
+    InvalidRecord,
     NotFound,
     Unsupported,
 )
-from pixdex.filters import F
+from pixdex.filters import F, Filter
 from pixdex.testing._support import (
     Cases,
     fingerprint,
@@ -28,6 +29,8 @@ from pixdex.testing._support import (
 from pixdex.types import Batch, Field, Kind, Search, Spec, Want
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pixdex.connectors.port import Connector as AnyConnector
 
 
@@ -58,6 +61,36 @@ class IdentityCases(Cases):
         renewed.flush()
         assert scanned(renewed) == ["b"]
         assert Collection.open(collection.connector, collection.name).search(some_vectors(1))[0][0].id == "b"
+
+    def test_a_stale_handle_after_another_was_made(self, collection: Collection) -> None:
+        """Dropped and made again for the same encoder with other fields: filters and writes of the old handle are
+        refused, or right; never are the fields of one taken for those of the other.
+        """
+        put(collection, ["a"], payloads=[{"label": "x", "n": 1}])
+        collection.connector.drop(collection.name, timeout=60)
+        label, number = Field(name="n", kind=Kind.TEXT), Field(name="size", kind=Kind.INT)
+        renewed = Collection.create(collection.connector, collection.name, plain(number, label))
+        put(renewed, ["b"], payloads=[{"n": "one", "size": 7}])
+        verbs: list[Callable[[Filter], object]] = [
+            collection.count,
+            collection.delete_where,
+            lambda where: scanned(collection, where=where),
+            lambda where: collection.search(some_vectors(1), where=where),
+        ]
+        for where in (F.n == 7, F.n != 1):  # n was a number, and 7 stands where it stood
+            for verb in verbs:
+                with pytest.raises((FingerprintMismatch, InvalidRecord)):
+                    verb(where)
+        for verb in verbs:  # nobody has a label now
+            with contextlib.suppress(FingerprintMismatch):
+                assert verb(F.label == "one") in (0, None, [], [[]])
+        with contextlib.suppress(FingerprintMismatch, InvalidRecord):  # a store may know that n is text now
+            collection.upsert(Batch(("c",), {"image": some_vectors(1)}, ({"size": 9},)))
+        renewed.flush()
+        assert renewed.fetch(["b"]).payloads == ({"n": "one", "size": 7},)
+        assert scanned(renewed, where=F.size == 7) == scanned(renewed, where=F.n == "one") == ["b"]
+        written = "c" in scanned(renewed)
+        assert scanned(renewed, where=F.size == 9) == (["c"] if written else [])
 
     def test_unknown_physical_vector_is_a_fingerprint_mismatch(self, collection: Collection) -> None:
         """At the port too: search, upsert and reads of a vector that is not there."""

@@ -12,6 +12,7 @@ import pytest
 from pixdex.collection import Collection
 from pixdex.errors import InvalidRecord
 from pixdex.filters import F
+from pixdex.policy import Attempt, Policy
 from pixdex.testing._support import (
     DIM,
     EXACT,
@@ -255,9 +256,13 @@ class RecordCases(Cases):
 
     def test_writes_beyond_the_batch_limit(self, collection: Collection) -> None:
         """A call may hold more records than the store takes at once: writes, reads and deletions."""
-        count = min(2 * collection.capabilities.max_batch + 1, 2500)
+        most = collection.capabilities.max_batch
+        count = min(2 * most + 1, 2500)
         ids = [f"r{i}" for i in range(count)]
-        put(collection, ids, some_vectors(count), [{"n": i} for i in range(count)])
+        sizes: list[int] = []
+        watched = _watched(collection, "upsert", sizes)
+        put(watched, ids, some_vectors(count), [{"n": i} for i in range(count)])
+        assert sizes == [min(most, count - start) for start in range(0, count, most)], "full batches, then the rest"
         assert collection.count() == count
         assert collection.fetch(ids, want=Want(vectors=("image",))).ids == tuple(ids)
         assert len(scanned(collection, size=count + 10)) == count
@@ -268,20 +273,25 @@ class RecordCases(Cases):
     def test_writes_beyond_the_byte_limit(self, collection: Collection) -> None:
         """Large payloads in one call are cut by bytes."""
         size = min(collection.capabilities.max_payload_bytes // 2, 200_000)
-        count = min(collection.capabilities.max_batch_bytes // size + 3, 120)
-        put(collection, [f"r{i}" for i in range(count)], payloads=[{"s": "x" * size} for _ in range(count)])
+        limits = collection.capabilities
+        count = min(limits.max_batch_bytes // size + 3, 120)
+        sizes: list[int] = []
+        watched = _watched(collection, "upsert", sizes)
+        put(watched, [f"r{i}" for i in range(count)], payloads=[{"s": "x" * size} for _ in range(count)])
+        assert sum(sizes) == count
+        assert max(sizes) * size <= limits.max_batch_bytes or max(sizes) == 1
         assert collection.count() == count
         assert payload_of(collection, f"r{count - 1}") == {"s": "x" * size}
 
     def test_payload_up_to_the_limit(self, collection: Collection) -> None:
-        """A payload near the store's limit round-trips; one beyond is refused, and nothing is written."""
+        """A payload of exactly the store's limit round-trips; one beyond is refused, and nothing is written."""
         limit = collection.capabilities.max_payload_bytes
-        size = min(limit, 1 << 20) - 64
+        size = min(limit, 1 << 20) - len('{"s":""}')
         put(collection, ["a"], payloads=[{"s": "x" * size}])
         assert payload_of(collection, "a") == {"s": "x" * size}
         if limit <= 64 << 20:
             with pytest.raises(InvalidRecord, match="payload"):
-                collection.upsert(Batch(("b", "c"), {"image": some_vectors(2)}, ({}, {"s": "x" * limit})))
+                collection.upsert(Batch(("b", "c"), {"image": some_vectors(2)}, ({}, {"s": "x" * (limit - 7)})))
             collection.flush()
             assert collection.count() == 1
 
@@ -311,6 +321,16 @@ class RecordCases(Cases):
         assert sorted(scanned(collection, since=mark)) == ["a", "c"]
         assert scanned(collection, since=mark, where=F.n == 3) == ["c"]
         assert scanned(collection, since=max(_revs(collection).values())) == []
+
+
+def _watched(collection: Collection, verb: str, sizes: list[int]) -> Collection:
+    """Another handle, which notes how many records each try of a verb had."""
+
+    def note(attempt: Attempt) -> None:
+        if attempt.call.verb == verb:
+            sizes.append(attempt.call.size)
+
+    return Collection(collection.connector, collection.name, collection.spec, policy=Policy(observe=note))
 
 
 def _revs(collection: Collection) -> dict[str, int]:

@@ -115,6 +115,25 @@ class ScanCases(Cases):
             assert turn < 100, "a scan that follows its own writers never ends"
         assert sorted(i for i in visited if i in IDS) == IDS
 
+    def test_scan_resumes_in_the_midst_of_writes(self, doomed: Collection) -> None:
+        """A page at a time, each by a handle of its own, as a job does that is stopped and goes on: also when the
+        record that the cursor names is gone.
+        """
+        visited: list[str] = []
+        after: str | None = None
+        for turn in range(100):
+            handle = Collection.open(doomed.connector, doomed.name)
+            page = next(iter(handle.scan(size=4, after=after, want=IDS_ONLY)))
+            visited.extend(page.batch.ids)
+            after = page.after
+            if after is None:
+                break
+            put(doomed, [f"b{turn}", f"t{turn}"])
+            doomed.delete([*page.batch.ids[-1:], f"b{turn}"])
+            doomed.flush()
+        assert after is None, "the scan never ends"
+        assert sorted(i for i in visited if i in IDS) == IDS
+
     def test_scan_while_visited_records_are_deleted(self, doomed: Collection) -> None:
         """A cursor does not count: deleting what was visited does not skip what was not."""
         visited: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,6 +64,12 @@ def _check(
         worst = hits[-1]
         for record in scores.keys() - {hit.id for hit in hits}:
             assert scores[record] <= scores[worst.id] + slack[worst.id] + slack[record], f"{record} was missed"
+
+
+def _group(row: int) -> int:
+    """1 for one row of 600, 2 for two ... 12 for twelve, 0 for the others; a group's rows lie far apart."""
+    place = row * 7 % 600  # 7 and 600 have no common divisor
+    return next((group for group in range(1, 13) if group * (group - 1) // 2 <= place < group * (group + 1) // 2), 0)
 
 
 class SearchCases(Cases):
@@ -150,8 +157,10 @@ class SearchCases(Cases):
         assert sorted(h.id for h in hits) == [f"r{i:02}" for i in range(40)]
 
     def test_k_beyond_what_the_store_gives(self, numbered: Collection) -> None:
-        """max_k is a store's limit, not the user's."""
-        k = numbered.capabilities.max_k + 1
+        """max_k is a store's limit, which it does give, not the user's."""
+        most = numbered.capabilities.max_k
+        assert len(numbered.search_one(some_vectors(1)[0], k=most)) == min(most, 40)
+        k = most + 1
         assert len(numbered.search_one(some_vectors(1)[0], k=k, where=F.n < 30)) == min(k, 30)
         assert len(numbered.search_one(some_vectors(1)[0], k=k)) == min(k, 40)
 
@@ -190,6 +199,24 @@ class SearchCases(Cases):
             assert [h.id for h in numbered.search_one(query, k=5, where=(F.n == one) | (F.n == 99), tuning=tuning)] == [
                 f"r{one:02}"
             ]
+
+    def test_selective_filters_are_complete(self, kept: Callable[..., Collection]) -> None:
+        """Of 600 records 1 to 12 match, scattered: the best k of them come, all when there are fewer."""
+        matrix = some_vectors(600, seed=21)
+        groups = [_group(row) for row in range(600)]
+
+        def fill(collection: Collection) -> None:
+            put(collection, [f"r{i:03}" for i in range(600)], matrix, [{"n": group} for group in groups])
+
+        collection = kept(replace(plain(*NUMBERED), encoder="selective"), fill)
+        for matching in range(1, 13):
+            rows = [row for row in range(600) if groups[row] == matching]
+            assert len(rows) == matching
+            query = some_vectors(1, seed=100 + matching)[0]
+            scores = {f"r{row:03}": similarity(Metric.L2, query, matrix[row]) for row in rows}
+            best = sorted(scores, key=lambda record: -scores[record])[:10]
+            for where in (F.n == matching, (F.n >= matching) & (F.n < matching + 1)):
+                assert [hit.id for hit in collection.search_one(query, k=10, where=where, want=IDS_ONLY)] == best
 
     def test_a_filter_that_nothing_meets(self, numbered: Collection) -> None:
         """No survivors, no hits, whatever k."""

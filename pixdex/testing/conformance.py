@@ -22,7 +22,9 @@ import pytest
 
 from pixdex.testing._alter import AlterCases
 from pixdex.testing._collections import CollectionCases
+from pixdex.testing._concurrency import ConcurrencyCases
 from pixdex.testing._differential import DifferentialCases
+from pixdex.testing._faults import FaultCases
 from pixdex.testing._filters import FilterCases
 from pixdex.testing._identity import IdentityCases
 from pixdex.testing._payloads import PayloadCases
@@ -31,6 +33,7 @@ from pixdex.testing._scan import ScanCases
 from pixdex.testing._search import SearchCases
 from pixdex.testing._tokens import TokenCases
 from pixdex.testing._vectors import VectorCases
+from pixdex.testing.plugin import CONFORMANCE, DEVIATION
 
 __all__ = ["ConnectorConformance", "Deviation"]
 
@@ -64,9 +67,13 @@ class ConnectorConformance(
     SearchCases,
     FilterCases,
     ScanCases,
+    ConcurrencyCases,
+    FaultCases,
     DifferentialCases,
 ):
-    """Subclass it; give a fixture ``connector`` beside it, and for durable stores a fixture ``reopen`` in it.
+    """Subclass it; give a fixture ``connector`` beside it. Optional fixtures in it have more tested: ``reopen``
+    (durable stores: opens the same place again), ``second`` (another connection to the place of ``connector``),
+    ``faults`` (an object with a context manager ``broken()``, inside which the store is away).
 
     ``connector`` may have any scope: each test uses a fresh collection name. Scope it to the module
     where opening the store is slow. ``deviations`` maps names of tests, or ``name[parameter]``, to
@@ -92,5 +99,8 @@ class ConnectorConformance(
         """Turns a declared deviation into a strict xfail."""
         names = (request.node.name, getattr(request.node, "originalname", request.node.name))
         deviation = next((self.deviations[name] for name in names if name in self.deviations), None)
+        properties = request.node.user_properties
+        properties.append((CONFORMANCE, type(self).__name__))
         if deviation is not None:
+            properties.append((DEVIATION, deviation.reason))
             request.applymarker(pytest.mark.xfail(reason=deviation.reason, raises=deviation.raises, strict=True))

@@ -14,9 +14,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pixdex.filters import And, Box, Contains, Eq, Exists, Filter, Ids, In, Near, Not, Or, Range
-from pixdex.types import MAX_INT, Field, Fingerprint, Kind, Metric, Spec, Vector
+from pixdex.types import MAX_ID_BYTES, MAX_INT, Field, Fingerprint, Kind, Metric, Spec, Vector
 
-__all__ = ["HOSTILE_TEXT", "RICH", "evaluate", "filters", "records"]
+__all__ = ["HOSTILE_TEXT", "RICH", "evaluate", "filters", "record_ids", "records"]
 
 FIELDS = (
     Field(name="label", kind=Kind.TEXT),
@@ -87,7 +87,19 @@ HOSTILE_TEXT = (
     "s",
     "ß",
     "ss",
+    "\\ud800",
+    "\\uD83D\\uDE00",
+    "صورة \u200f\u2067",
+    "Z\u0351\u036b\u0343" * 20,
+    "\u1100\u1161\u11a8",
+    "각",
+    "${jndi:x}",
+    "a' and f1 > 0 or id != 'b",
+    "/* */ --",
+    "\0",
     "x" * 3000,
+    "\\'" * 4096,  # 8 KiB, the longest text of a declared field
+    "é" * 4095 + "ab",
 )
 
 
@@ -131,11 +143,21 @@ def _field_values(field: Field) -> st.SearchStrategy[Any]:
     return st.one_of(st.none(), st.lists(values, max_size=3) if field.many else values)
 
 
+_HOSTILE_IDS = [text for text in HOSTILE_TEXT if text and len(text.encode()) <= MAX_ID_BYTES]
+_HOSTILE_KEYS = [text for text in HOSTILE_TEXT if not text.startswith("_") and len(text.encode()) <= 3000]
+
+
+def record_ids(count: int) -> st.SearchStrategy[list[str]]:
+    """``count`` distinct ids, most of them hostile."""
+    drawn = st.text(min_size=1, max_size=12)
+    return st.lists(st.one_of(st.sampled_from(_HOSTILE_IDS), drawn), min_size=count, max_size=count, unique=True)
+
+
 def records(max_size: int = 20) -> st.SearchStrategy[list[dict[str, Any]]]:
     """Payloads in which each field is missing, null, an empty list or a value."""
-    payload = st.fixed_dictionaries(
-        {}, optional={**{field.name: _field_values(field) for field in FIELDS}, "undeclared": _UNDECLARED}
-    )
+    declared = st.fixed_dictionaries({}, optional={field.name: _field_values(field) for field in FIELDS})
+    undeclared = st.dictionaries(st.sampled_from(["undeclared", *_HOSTILE_KEYS]), _UNDECLARED, max_size=2)
+    payload = st.builds(lambda known, others: {**others, **known}, declared, undeclared)
     return st.lists(payload, min_size=1, max_size=max_size)
 
 

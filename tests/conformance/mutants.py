@@ -6,7 +6,9 @@ other may too.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +18,7 @@ import numpy as np
 
 from pixdex.connectors import memory
 from pixdex.connectors.memory import MemoryConnector
-from pixdex.errors import AlreadyExists, InvalidRecord, NotFound
+from pixdex.errors import AlreadyExists, InvalidRecord, NotFound, StoreError, StoreUnavailable
 from pixdex.filters import And, Box, Contains, Eq, Exists, Filter, Near, Not, Or, Range, matches
 from pixdex.types import Batch, Hit, Kind, Metric, Page, Scan, Search, Spec, Want
 
@@ -802,3 +804,186 @@ class WritesAreSeenOneWriteLate(MemoryConnector):
         self._waiting = {**waiting, name: batch}
         if name in waiting:
             super().upsert(name, waiting[name], timeout=timeout)
+
+
+# --- many at once ---------------------------------------------------------------------------------
+
+PAUSE = 0.002
+"""Seconds in which others meet what is half done."""
+
+
+@caught_by("test_threads_with_the_same_records")
+class AWriteIsSeenInTwoSteps(MemoryConnector):
+    """First the payload, then the vector."""
+
+    def upsert(self, name: str, batch: Batch, *, timeout: float | None) -> None:
+        records = self._collection(name).records
+        old = {i: records[i].vectors for i in batch.ids if i in records}
+        super().upsert(name, batch, timeout=timeout)
+        new = {i: records[i] for i in old}
+        for record, vectors in old.items():
+            records[record] = replace(new[record], vectors=vectors)
+        time.sleep(PAUSE)
+        records.update(new)
+
+
+@caught_by("test_threads_with_the_same_records")
+class ReplacingIsDeletingAndInserting(MemoryConnector):
+    def upsert(self, name: str, batch: Batch, *, timeout: float | None) -> None:
+        super().delete(name, batch.ids, timeout=timeout)
+        time.sleep(PAUSE)
+        super().upsert(name, batch, timeout=timeout)
+
+
+@caught_by("test_threads_with_records_of_their_own")
+class TheSlowerWriterWins(MemoryConnector):
+    """Reads all, changes it, writes all, without a lock: what others wrote meanwhile is lost."""
+
+    def upsert(self, name: str, batch: Batch, *, timeout: float | None) -> None:
+        now = self._collection(name)
+        seen = dict(now.records)
+        time.sleep(PAUSE)
+        super().upsert(name, batch, timeout=timeout)
+        now.records = {**seen, **{i: now.records[i] for i in batch.ids}}
+
+
+@caught_by("test_an_alias_moves_under_a_reader")
+class AnAliasIsRemovedBeforeItMoves(MemoryConnector):
+    def alias(self, alias: str, name: str | None, *, timeout: float | None) -> None:
+        super().alias(alias, None, timeout=timeout)
+        time.sleep(PAUSE)
+        super().alias(alias, name, timeout=timeout)
+
+
+@caught_by("test_flush_and_at_once_read")
+class CountsAreRemembered(MemoryConnector):
+    """For a tenth of a second."""
+
+    def count(self, name: str, where: Filter | None, *, timeout: float | None) -> int:
+        known: dict[Any, tuple[float, int]] = self.__dict__.setdefault("_known", {})
+        at, number = known.get((name, where), (0.0, 0))
+        if time.monotonic() - at > 0.1:
+            number = super().count(name, where, timeout=timeout)
+            known[name, where] = (time.monotonic(), number)
+        return number
+
+
+# --- limits and handles ---------------------------------------------------------------------------
+
+
+@caught_by("test_selective_filters_are_complete")
+class TheIndexGivesUp(MemoryConnector):
+    """Of what it visits it returns what matches: what approximate indexes do under selective filters."""
+
+    def search(self, name: str, request: Search, *, timeout: float | None) -> Sequence[Sequence[Hit]]:
+        where, near = request.where, replace(request, where=None, k=15 * request.k, want=Want())
+        found = super().search(name, near, timeout=timeout)
+        kept = [[h for h in hits if where is None or matches(where, h.id, h.payload or {})] for hits in found]
+        return [hits[: request.k] for hits in kept]
+
+
+@caught_by("test_k_beyond_what_the_store_gives")
+class TheLargestKIsRefused(MemoryConnector):
+    def search(self, name: str, request: Search, *, timeout: float | None) -> Sequence[Sequence[Hit]]:
+        if request.k >= self.capabilities.max_k:
+            raise InvalidRecord("k is too large")
+        return super().search(name, request, timeout=timeout)
+
+
+@caught_by("test_payload_up_to_the_limit")
+class TheLargestPayloadIsRefused(MemoryConnector):
+    def upsert(self, name: str, batch: Batch, *, timeout: float | None) -> None:
+        if any(len(str(payload)) >= self.capabilities.max_payload_bytes for payload in batch.payloads or ()):
+            raise InvalidRecord("a payload is too large")
+        super().upsert(name, batch, timeout=timeout)
+
+
+@caught_by("test_a_stale_handle_after_another_was_made")
+class ColumnsAreOrdinals(_Truth):
+    """The filter of a stale handle reads what stands where its field stood."""
+
+    def leaf(self, where: Any, record: str, payload: Any) -> bool:
+        spec = next(reversed(self._store.collections.values())).spec
+        declared = getattr(where, "field", None)
+        now = next((f for f in spec.columns if declared is not None and f.ordinal == declared.ordinal), None)
+        if now is None or now.kind is declared.kind:
+            return super().leaf(where if now is None else replace(where, field=now), record, payload)
+        return False
+
+
+@caught_by("test_scan_resumes_in_the_midst_of_writes")
+class TheCursorMustExist(MemoryConnector):
+    """It names the last record visited; when that is gone the scan ends."""
+
+    def scan(self, name: str, request: Scan, *, timeout: float | None) -> Page:
+        if request.after is not None and request.after not in self._collection(name).records:
+            return Page(self._read(name, [], request.want), None)
+        return super().scan(name, request, timeout=timeout)
+
+
+@caught_by("test_random_filters")
+class KeysAreTrimmed(MemoryConnector):
+    """Keys of payloads lose what the column of a database would lose."""
+
+    def upsert(self, name: str, batch: Batch, *, timeout: float | None) -> None:
+        payloads = tuple({k.strip().partition("\0")[0]: v for k, v in p.items()} for p in batch.payloads or ())
+        super().upsert(name, replace(batch, payloads=payloads), timeout=timeout)
+
+
+# --- faults ---------------------------------------------------------------------------------------
+
+
+class GoesAway(MemoryConnector):
+    """The oracle with a plug to pull: its own ``faults``. The kit has nothing to say against it."""
+
+    away = False
+
+    @contextlib.contextmanager
+    def broken(self) -> Iterator[None]:
+        self.away = True
+        try:
+            yield
+        finally:
+            self.away = False
+
+    def _collection(self, name: str) -> Any:
+        if self.away:
+            self.unplugged(name)
+        return super()._collection(name)
+
+    def unplugged(self, name: str) -> None:
+        raise StoreUnavailable("the plug is out")
+
+
+@caught_by("test_a_store_that_is_away")
+class AwayIsNotFound(GoesAway):
+    def unplugged(self, name: str) -> None:
+        raise NotFound(f"no collection {name!r}")
+
+
+@caught_by("test_a_store_that_is_away")
+class AwayIsForEver(GoesAway):
+    def unplugged(self, name: str) -> None:
+        raise StoreError("the plug is out")
+
+
+@caught_by("test_a_store_that_is_away")
+class AwayIsAClientsError(GoesAway):
+    def unplugged(self, name: str) -> None:
+        raise ConnectionError("the plug is out")
+
+
+@caught_by("test_a_store_that_is_away")
+class AwayHangs(GoesAway):
+    """A call that does not look at its timeout."""
+
+    def unplugged(self, name: str) -> None:
+        time.sleep(6)
+        raise StoreUnavailable("the plug is out")
+
+
+@caught_by("test_a_store_that_is_away")
+class AwayLosesRecords(GoesAway):
+    def unplugged(self, name: str) -> None:
+        self._store.collections[name].records.pop("b", None)
+        super().unplugged(name)

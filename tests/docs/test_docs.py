@@ -46,6 +46,31 @@ def test_python_blocks_run_as_one_program(home: Path) -> None:
     assert "+1.000  Pictures/03.jpg" in printed
 
 
+STORES = {
+    "memory": "memory://{0}#{0}",
+    "qdrant+local": "qdrant+local://{0}.qdrant#{0}",
+    "qdrant+edge": "qdrant+edge://{0}.edge#{0}",
+    "milvus+lite": "milvus+lite://{0}.db#{0}",
+    **({"server": os.environ["PIXDEX_TEST_URL"] + "/{0}"} if "PIXDEX_TEST_URL" in os.environ else {}),
+}
+"""Engines that the README's program runs on, by changing nothing but the addresses; of a server that
+``PIXDEX_TEST_URL`` names, too.
+"""
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_another_store_is_another_url(home: Path, store: str) -> None:
+    program = "\n".join(code for kind, code in BLOCKS if kind == "python")
+    here = run([sys.executable, "-W", "error", "-c", program], home)
+    elsewhere = re.sub(r"pq://(\w+)\.pix(#\w+)?", lambda found: STORES[store].format(found[1]), program)
+    assert "pq://" not in elsewhere
+    there = run([sys.executable, "-W", "error", "-c", elsewhere], home)
+    numbers = r"[-+]?\d+\.\d+(?:e-?\d+)?"
+    assert re.sub(numbers, "#", there) == re.sub(numbers, "#", here)
+    for one, other in zip(re.findall(numbers, here), re.findall(numbers, there), strict=True):
+        assert float(one) == pytest.approx(float(other), abs=1e-3)
+
+
 def test_shell_lines_run(home: Path) -> None:
     lines = [
         line[2:] for kind, code in BLOCKS if kind == "console" for line in code.splitlines() if line.startswith("$ ")

@@ -42,6 +42,7 @@ SPEC = Spec(
         Field(name="x", kind=Kind.FLOAT),
         Field(name="tags", kind=Kind.TEXT, many=True),
         Field(name="spot", kind=Kind.GEO),
+        Field(name="spots", kind=Kind.GEO, many=True),
     ),
     tokens=TokenSpec(count=3, dim=32_000, fingerprint=PRINT),
 )
@@ -155,8 +156,8 @@ def test_a_missing_client_names_the_extra() -> None:
 
 
 def test_a_collection_of_another_tool(store: milvus.Milvus) -> None:
-    with store._calling() as client:
-        client.create_collection("theirs", dimension=2)
+    with store._calling() as held:
+        held.client.create_collection("theirs", dimension=2)
     assert "theirs" in store.names(timeout=None)
     with pytest.raises(errors.StoreFormat, match="not made by pixdex"):
         store.describe("theirs", timeout=None)
@@ -308,11 +309,12 @@ def test_the_widest_tokens_fit_their_columns() -> None:
     widest = TokenSpec(count=1, dim=milvus.LITE.max_token_bytes, fingerprint=PRINT)
     spec = Spec(vectors=SPEC.vectors, tokens=widest)
     tokens = np.ones((1, widest.dim), np.int8)
-    cells = _milvus_rows.rows(Batch(("a",), {}, ({},), (tokens,)), spec)[0]
+    layout = _milvus_rows.Layout(spec, _milvus_rows.Table())
+    cells = layout.rows(Batch(("a",), {}, ({},), (tokens,)))[0]
     chunks = [text for column, text in cells.items() if column in {f"t{i}" for i in range(100)}]
     assert len(chunks) == 8
     assert max(map(len, chunks)) <= _milvus_rows.MAX_VARCHAR
-    np.testing.assert_array_equal(_milvus_rows.row("a", cells, spec, ()).tokens, tokens)
+    np.testing.assert_array_equal(layout.row(cells, (), Want(tokens=True)).tokens, tokens)
 
 
 def test_too_many_items_are_refused_before_the_store(store: milvus.Milvus) -> None:
@@ -372,7 +374,9 @@ def test_user_names_stay_outside() -> None:
     spec = Spec(vectors=SPEC.vectors, fields=(Field(name="like", kind=Kind.INT), Field(name="in", kind=Kind.INT)))
     where = filters.bind((F["like"] == 1) | ~(F["in"] < 2), spec)
     first, second = (field.column for field in spec.fields)
-    assert to_expression(where) == f"((h1 == true and {first} == 1) or (not (h2 == true and {second} <= 1)))"
+    assert to_expression(where) == (
+        f"((h{first[1:]} == true and {first} == 1) or (not (h{second[1:]} == true and {second} <= 1)))"
+    )
 
 
 def test_constants() -> None:
@@ -398,7 +402,15 @@ def test_nesting_is_limited_before_the_store(store: milvus.Milvus) -> None:
         store.count("main", filters.bind((where & (F.n != 1)) | (F.n != 1), SPEC), timeout=None)
 
 
-@pytest.mark.parametrize("where", [F.spot.within(1, 2, 3), F.spot.within_box(1, 2, 3, 4)])
+def test_a_box_is_the_store_s_work(store: milvus.Milvus) -> None:
+    put(store, a={"spot": {"lat": 1.0, "lon": 179.5}}, b={"spot": {"lat": 1.0, "lon": -179.5}}, c={"spot": {"lat": 1.0, "lon": 0.0}}, d={})
+    assert found(store, F.spot.within_box(0, 179, 2, -179)) == {"a", "b"}  # across the date line
+    assert found(store, F.spot.within_box(1, 0, 1, 0)) == {"c"}  # edges belong to it
+    assert found(store, F.spot.within_box(0, -180, 2, 180)) == {"a", "b", "c"}
+    assert found(store, ~F.spot.within_box(0, 179, 2, -179)) == {"c", "d"}
+
+
+@pytest.mark.parametrize("where", [F.spot.within(1, 2, 3), F.spots.within_box(1, 2, 3, 4)])
 def test_places_are_left_to_the_facade(where: filters.Filter) -> None:
     with pytest.raises(errors.Unsupported, match="spot"):
         to_expression(filters.bind(where, SPEC))

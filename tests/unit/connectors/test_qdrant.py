@@ -9,6 +9,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,10 @@ from qdrant_client import QdrantClient, models
 from pixdex import errors, filters
 from pixdex.connectors import connect, qdrant
 from pixdex.connectors._qdrant_errors import translated
-from pixdex.connectors._qdrant_filters import MAX_DEPTH, point_id, to_filter
+from pixdex.connectors._qdrant_filters import MAX_DEPTH
+from pixdex.connectors._qdrant_filters import to_filter as compiled
+from pixdex.connectors._qdrant_ids import point_id
+from pixdex.connectors._qdrant_models import CLIENT
 from pixdex.connectors._shared import Shared
 from pixdex.filters import F
 from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Scan, Search, Spec, Vector, Want
@@ -62,6 +66,10 @@ def store(url: str) -> Iterator[qdrant.Qdrant]:
 def put(store: qdrant.Qdrant, **payloads: dict[str, object]) -> None:
     vectors = {IMAGE: np.ones((len(payloads), 2), np.float32)}
     store.upsert("main", Batch(tuple(payloads), vectors, tuple(payloads.values())), timeout=None)
+
+
+def to_filter(where: filters.Filter | None) -> Any:
+    return compiled(where, CLIENT, point_id)
 
 
 def found(store: qdrant.Qdrant, where: filters.Filter) -> set[str]:
@@ -291,8 +299,8 @@ def test_a_collection_of_another_tool(tmp_path: Path) -> None:
 
 
 def test_a_point_of_another_tool(store: qdrant.Qdrant) -> None:
-    with store._calling() as client:
-        client.upsert("main", [models.PointStruct(id=7, vector={IMAGE: [1.0, 2.0]}, payload={})])
+    with store._calling(None) as opened:
+        opened.client.upsert("main", [models.PointStruct(id=7, vector={IMAGE: [1.0, 2.0]}, payload={})])
     with pytest.raises(errors.StoreFormat, match="point 7"):
         store.scan("main", Scan(size=9), timeout=None)
 
@@ -300,13 +308,32 @@ def test_a_point_of_another_tool(store: qdrant.Qdrant) -> None:
 def test_ids_that_share_a_point_are_told_apart(store: qdrant.Qdrant) -> None:
     put(store, a={"_rev": 1})
     payload = {"_id": "b", "payload": {}}
-    with store._calling() as client:
-        client.upsert("main", [models.PointStruct(id=point_id("a"), vector={}, payload=payload)])
+    with store._calling(None) as opened:
+        opened.client.upsert("main", [models.PointStruct(id=point_id("a"), vector={}, payload=payload)])
     with pytest.raises(errors.StoreError, match="share point"):
         store.fetch("main", ["a"], want=Want(), timeout=None)
 
 
 # --- the layout ---
+
+
+def test_a_field_is_filled_for_writers_that_had_read_the_old_spec(
+    store: qdrant.Qdrant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process writes a record without the new column just before the new Spec is there."""
+    opened = store._share.lease().resource
+    keep = opened.keep
+
+    def late(name: str, spec: Spec, timeout: float | None) -> None:
+        put(store, late={"_rev": time.time_ns() // 1000, "n": 7})
+        keep(name, spec, timeout)
+
+    put(store, early={"_rev": 1, "n": 7})
+    monkeypatch.setattr(opened, "keep", late)
+    more = Spec(vectors=SPEC.vectors, fields=(*SPEC.fields, Field(name="n", kind=Kind.INT)))
+    store.alter("main", more, timeout=None)
+    page = store.scan("main", Scan(size=9, where=filters.bind(F.n == 7, more)), timeout=None)
+    assert set(page.batch.ids) == {"early", "late"}
 
 
 def test_tokens_are_read_only_when_wanted(store: qdrant.Qdrant) -> None:
@@ -388,7 +415,7 @@ def test_a_box_needs_both_coordinates_of_one_place(store: qdrant.Qdrant) -> None
 def test_constants() -> None:
     assert to_filter(None) is None
     everything, nothing = to_filter(filters.TRUE), to_filter(filters.FALSE)
-    assert everything == models.Filter(must=[])
+    assert everything == models.Filter()
     assert nothing == models.Filter(must=[models.HasIdCondition(has_id=[])])
 
 
@@ -432,7 +459,7 @@ def test_a_text_equals_itself_only(store: qdrant.Qdrant, texts: set[str]) -> Non
     ],
 )
 def test_translation(raised: Exception, kind: type[errors.PixdexError]) -> None:
-    with pytest.raises(errors.PixdexError) as caught, translated():
+    with pytest.raises(errors.PixdexError) as caught, translated("/dir"):
         raise raised
     assert type(caught.value) is kind
     assert caught.value.__cause__ is raised

@@ -1,0 +1,289 @@
+"""An open Milvus client, of Lite or of a server, with what belongs to it: Specs, layouts, the server's version."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pymilvus import DataType, MilvusClient, MilvusException
+
+from pixdex import errors
+from pixdex.connectors._deadline import Deadline
+from pixdex.connectors._milvus_errors import NOT_LOADED, quiet, translated
+from pixdex.connectors._milvus_index import EXACT, Index
+from pixdex.connectors._milvus_rows import Layout, Table, physical
+from pixdex.connectors._shared import Share, Shared, holds_store
+from pixdex.connectors._specs import Specs
+from pixdex.connectors.address import Address, secret
+from pixdex.types import Spec
+
+__all__ = ["PROPERTY", "Options", "ServerShare", "Store", "lite_share", "once"]
+
+PROPERTY = "pixdex"
+"""The key under which a collection's properties hold its Spec."""
+
+OLDEST = (2, 3)
+"""The first server with upsert, arrays and aliases as they are used here."""
+NAMED_VECTORS = (2, 4)
+"""The first server with more than one vector a collection."""
+
+_CONNECT_LIMIT = 10
+"""Seconds to connect in."""
+_STEP = 0.02
+"""Seconds between looks whether a collection is in memory."""
+_VECTORS = frozenset(
+    getattr(DataType, name)
+    for name in (
+        "FLOAT_VECTOR",
+        "BINARY_VECTOR",
+        "FLOAT16_VECTOR",
+        "BFLOAT16_VECTOR",
+        "SPARSE_FLOAT_VECTOR",
+        "INT8_VECTOR",
+    )
+    if hasattr(DataType, name)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Options of an address. Those from ``index`` on count when a collection is created: see ``Index``.
+
+    Attributes:
+        key_env: the environment variable that holds the token, such as ``user:password``.
+        tls: the server speaks TLS; ``ca``: a PEM file of the authority that vouches for it.
+        registry: a file of Specs of collections that other tools made.
+    """
+
+    key_env: str | None = None
+    tls: bool = False
+    ca: str | None = None
+    registry: str | None = None
+    index: str | None = None
+    m: int = 16
+    ef_construction: int = 200
+    nlist: int = 128
+
+    def chosen(self, default: str) -> Index:
+        """The index; ``default`` where none is named.
+
+        Raises:
+            ConfigError: it means nothing.
+        """
+        kind = (self.index or default).upper()
+        return Index(kind=kind, m=self.m, ef_construction=self.ef_construction, nlist=self.nlist)
+
+
+def once(timeout: float | None) -> dict[str, Any]:
+    """Keywords of every call: how long it may take; the client repeats nothing."""
+    return {"timeout": timeout, "retry_times": 0, "retry_on_rate_limit": False}
+
+
+class Store:
+    """A client, and what is known of the collections behind it."""
+
+    def __init__(
+        self,
+        client: Any,
+        place: str,
+        *,
+        version: tuple[int, ...] | None = None,
+        registry: str | None = None,
+        closer: Callable[[], None] | None = None,
+    ) -> None:
+        self.client = client
+        self.place = place
+        self.version = version
+        self.approximate = False
+        """Whether a collection was seen whose index does not compare with every vector."""
+        self._registry = registry
+        self.specs = Specs(self._read_spec, registry=registry)
+        self._layouts: dict[str, Layout] = {}
+        self._closer = closer
+
+    @property
+    def server(self) -> bool:
+        """Whether it is a server; else Lite."""
+        return self.version is not None
+
+    def use_registry(self, path: str | None) -> None:
+        """Keep Specs of other tools' collections in this file from now on; None leaves things as they are."""
+        if path is not None and path != self._registry:
+            self._registry, self.specs = path, Specs(self._read_spec, registry=path)
+            self._layouts.clear()
+
+    def close(self) -> None:
+        """Close the client."""
+        self.client.close()
+        if self._closer is not None:
+            self._closer()
+
+    # --- what is known ---
+
+    def current(self, name: str, timeout: float | None) -> Layout:
+        """How records lie, asked of the store."""
+        return self._layout(name, self.specs.read(name, timeout), timeout)
+
+    def last(self, name: str, timeout: float | None) -> Layout:
+        """How records lay when that was last asked."""
+        return self._layout(name, self.specs.last(name, timeout), timeout)
+
+    def forget(self) -> None:
+        """After whatever changes a Spec or an alias, and when a call by an old one failed."""
+        self.specs.forget()
+        self._layouts.clear()
+
+    def _layout(self, name: str, spec: Spec, timeout: float | None) -> Layout:
+        known = self._layouts.get(name)
+        if known is None or known.spec is not spec:
+            known = self._layouts[name] = Layout(spec, self.table(name, timeout))
+            self.approximate |= any(kind not in EXACT for kind in known.table.indexes.values())
+        return known
+
+    def described(self, name: str, timeout: float | None) -> dict[str, Any]:
+        """What the store says of a collection."""
+        found: dict[str, Any] = self.client.describe_collection(physical(name), **once(timeout))
+        return found
+
+    def _read_spec(self, name: str, timeout: float | None) -> Spec:
+        found = self.described(name, timeout)
+        text = (found.get("properties") or {}).get(PROPERTY)
+        if not text:
+            raise errors.StoreFormat(f"collection {name!r} was not made by pixdex: it has no Spec, `pixdex adopt` opens it")
+        return Spec.from_json(text)
+
+    def table(self, name: str, timeout: float | None) -> Table:
+        """Columns and indexes of a collection."""
+        found = self.described(name, timeout)
+        indexes = dict.fromkeys((f["name"] for f in found["fields"] if f["type"] in _VECTORS), "")
+        for index in self.client.list_indexes(physical(name), **once(timeout)):
+            said = self.client.describe_index(physical(name), index, **once(timeout)) or {}
+            column = said.get("field_name")
+            if column in indexes:
+                indexes[column] = said.get("index_type", "")
+        scalars = [f["name"] for f in found["fields"] if f["name"] not in indexes and not f.get("is_primary")]
+        return Table(indexes=indexes, scalars=tuple(scalars), dynamic=bool(found.get("enable_dynamic_field")))
+
+    # --- calls ---
+
+    def loaded(self, verb: str, name: str, timeout: float | None, **arguments: Any) -> Any:
+        """The answer of a call that needs the collection in memory, which it is not after it was made, or a restart."""
+        deadline = Deadline.after(timeout)
+        call = getattr(self.client, verb)
+        try:
+            return call(physical(name), **arguments, **once(timeout))
+        except MilvusException as error:
+            if error.code not in NOT_LOADED:
+                raise
+        self.load(name, timeout)
+        while str(self.client.get_load_state(physical(name), **once(timeout))["state"]) != "Loaded":
+            deadline.check()
+            time.sleep(_STEP)
+        left = None if timeout is None else deadline.left(timeout)
+        return call(physical(name), **arguments, **once(left))
+
+    def load(self, name: str, timeout: float | None) -> None:
+        """Have the collection taken into memory; this does not wait until it is."""
+        self.client.load_collection(physical(name), **once(timeout), **({"_async": True} if self.server else {}))
+
+
+# --- Milvus Lite ---
+
+
+def _open_lite(path: str) -> Store:
+    from milvus_lite.adapter.grpc.server import start_server_in_thread
+
+    _found(path)
+    with quiet(), translated(place=path):
+        # Started here, not by MilvusClient, which says no more than that it failed, and never stops it.
+        server, database, port = start_server_in_thread(str(Path(path).resolve()))
+        client = MilvusClient(uri=f"http://127.0.0.1:{port}")
+
+    def stop() -> None:
+        server.stop(grace=1).wait()  # at once when no call runs; without grace gRPC prints a line
+        database.close()
+
+    return Store(client, path, closer=stop)
+
+
+def _found(path: str) -> bool:
+    """Whether a Milvus Lite directory is at ``path``; an empty one is none yet."""
+    with translated(place=path):
+        return holds_store(path, "collections", "Milvus Lite 3")
+
+
+_LITE = Shared(_open_lite, Store.close)
+
+
+def lite_share(path: str) -> Share[Store]:
+    """A share of the Milvus Lite directory at ``path``."""
+    return Share(_LITE, path, _found)
+
+
+# --- a server ---
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    resource: Store
+    lock: AbstractContextManager[Any] = field(default_factory=nullcontext)
+
+
+class ServerShare:
+    """A connection of its own to a server, made at once, since its version says what it can do."""
+
+    def __init__(self, address: Address, options: Options) -> None:
+        found = address.server
+        host = f"[{found.host}]" if ":" in found.host else found.host
+        self.path = f"milvus://{host}:{found.port or 19530}" + (f"/{found.database}" if found.database else "")
+        token = secret(options.key_env)
+        if options.ca is not None and not Path(options.ca).expanduser().is_file():
+            raise errors.ConfigError(f"option ca={options.ca!r}: there is no such file")
+        secure = options.tls or options.ca is not None
+        tls = {"secure": True} if secure else {}
+        if options.ca is not None:
+            tls["server_pem_path"] = str(Path(options.ca).expanduser())  # type: ignore[assignment]
+        with quiet(), translated(place=self.path):
+            client = MilvusClient(
+                uri=f"{'https' if secure else 'http'}://{host}:{found.port or 19530}",
+                token=token or "",
+                db_name=found.database or "",
+                timeout=_CONNECT_LIMIT,
+                dedicated=True,
+                **tls,
+            )
+            version = _version(client.get_server_version(**once(_CONNECT_LIMIT)))
+        if version < OLDEST:
+            client.close()
+            raise errors.Unsupported(
+                f"{self.path} is Milvus {'.'.join(map(str, version))}; pixdex needs {'.'.join(map(str, OLDEST))} or newer"
+            )
+        self.version = version
+        self._lock = threading.Lock()
+        self._store: Store | None = Store(client, self.path, version=version, registry=options.registry)
+
+    def lease(self, *, make: bool = False) -> _Lease:
+        """The open client."""
+        store = self._store
+        if store is None:
+            raise errors.StoreError(f"this connector of {self.path} is closed")
+        return _Lease(store)
+
+    def close(self) -> None:
+        """Close it; twice is fine."""
+        with self._lock:
+            store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """``v2.3.5-lite`` as ``(2, 3, 5)``."""
+    found = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", text)
+    return tuple(int(part or 0) for part in found.groups()) if found else (0, 0, 0)

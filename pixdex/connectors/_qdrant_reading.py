@@ -1,0 +1,106 @@
+"""A read as an engine is asked for it, and what it answers as pixdex shows it. Serves every Qdrant engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pixdex.connectors._qdrant_filters import Target, to_filter
+from pixdex.connectors._qdrant_points import Records, checked_ids, records
+from pixdex.connectors._rows import current, to_batch, to_hit, wanted
+from pixdex.connectors._specs import Specs
+from pixdex.errors import FingerprintMismatch
+from pixdex.filters import Filter
+from pixdex.types import Batch, Hit, Metric, Spec, Vector, Want
+
+__all__ = ["Reading", "compiled", "reading"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One read.
+
+    Attributes:
+        want: what to bring back; ``vectors`` are those that it names.
+        matching: the engine's filter, None for everything.
+        records: how the collection's records are coded.
+        vector: the one that is searched, where one is.
+    """
+
+    want: Want
+    vectors: Sequence[Vector]
+    matching: Any
+    records: Records
+    vector: Vector | None
+
+    @property
+    def keys(self) -> Any:
+        """What to read of a point's payload."""
+        return self.records.keys(self.want)
+
+    @property
+    def with_vectors(self) -> Any:
+        """What to read of a point's vectors."""
+        return self.records.vectors(self.want)
+
+    def asked(self, ids: Iterable[str]) -> dict[Any, str]:
+        """Point id -> record id, without those that no point can have."""
+        coded = ((self.records.point_id(record), record) for record in ids)
+        return {point: record for point, record in coded if point is not None}
+
+    def batch(self, points: Iterable[Any], asked: dict[Any, str] | None = None) -> Batch:
+        """Points as records; each must be the one that was asked for under its id.
+
+        Raises:
+            StoreError: two ids share a point.
+        """
+        rows = [(point.id, self.records.row(point, self.want)) for point in points]
+        found = [row for _, row in rows] if asked is None else checked_ids(asked, rows)
+        return to_batch(found, self.vectors, self.want)
+
+    def hits(self, points: Iterable[Any]) -> list[Hit]:
+        """Points of a search as results: Qdrant's Euclidean distance is rooted and positive."""
+        rooted = self.vector is not None and self.vector.metric is Metric.L2
+        scored = [(point, -(point.score**2) if rooted else point.score) for point in points]
+        records, want = self.records, self.want
+        if want.vectors or want.tokens:
+            return [to_hit(records.row(point, want), score) for point, score in scored]
+        return [records.hit(point, score, want) for point, score in scored]
+
+
+def reading(
+    specs: Specs,
+    name: str,
+    timeout: float | None,
+    target: Target,
+    *,
+    want: Want,
+    where: Filter | None = None,
+    using: str | None = None,
+) -> Reading:
+    """A read by the Spec as last read; by the newest, where it does not fit that one.
+
+    Raises:
+        FingerprintMismatch: it fits neither: it comes from a handle that went stale.
+    """
+
+    def read(spec: Spec) -> Reading:
+        vector = None if using is None else spec.physical(using)
+        return Reading(want, wanted(spec, want), compiled(where, spec, target), records(spec), vector)
+
+    return _fitting(specs, name, timeout, read)
+
+
+def compiled(where: Filter | None, spec: Spec, target: Target) -> Any:
+    """A bound filter as the target's engine takes it."""
+    return to_filter(current(where, spec), target, records(spec).point_id, native=spec.native)
+
+
+def _fitting(specs: Specs, name: str, timeout: float | None, read: Callable[[Spec], T]) -> T:
+    try:
+        return read(specs.last(name, timeout))
+    except FingerprintMismatch:
+        return read(specs.read(name, timeout))

@@ -1,0 +1,46 @@
+"""The conformance suite on real Qdrant servers, over REST and over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pixdex.connectors import connect
+from pixdex.connectors.port import Connector
+from pixdex.testing import ConnectorConformance
+
+pytest.importorskip("qdrant_client")
+
+import servers
+
+if servers.refusal() is not None:
+    pytest.skip(f"no servers in containers: {servers.refusal()}", allow_module_level=True)
+
+pytestmark = pytest.mark.timeout(1800)  # the image may have to be fetched
+
+
+@pytest.fixture(scope="module", params=servers.QDRANT)
+def server(request: pytest.FixtureRequest) -> Iterator[servers.Running]:
+    yield from servers.qdrant(request.param)
+
+
+@pytest.fixture(scope="module", params=["rest", "grpc"])
+def url(request: pytest.FixtureRequest, server: servers.Running) -> str:
+    address = f"qdrant://{servers.HOST}:{server.ports[6333]}/main"
+    return address if request.param == "rest" else f"{address}?grpc=1&grpc_port={server.ports[6334]}"
+
+
+@pytest.fixture(scope="module")
+def connector(url: str) -> Iterator[Connector]:
+    connector, _ = connect(url)
+    yield connector
+    connector.close()
+
+
+class TestQdrantServer(ConnectorConformance):
+    """No deviations."""
+
+    @pytest.fixture
+    def reopen(self, url: str) -> Callable[[], Connector]:
+        return lambda: connect(url)[0]
