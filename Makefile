@@ -8,7 +8,7 @@ PROFILE ?= all
 BIN = $(VENV)/bin
 PIP_OPTIONS = --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-long test-milvus-server lint types check setup bench up down docs clean
+.PHONY: demo test test-long test-milvus-server test-containers lint types check setup bench up down docs clean
 
 # The core alone, without torch, and the packages that the photographs come with.
 demo: $(DEMO_VENV)/ready
@@ -25,6 +25,11 @@ test-long: setup
 # A real Milvus server, in a network namespace of its own, and what only a server does.
 test-milvus-server: setup $(MILVUS_VENV)/ready
 	$(BIN)/python -m pytest tests/conformance/test_milvus_server.py
+
+# The same suite on current servers, where there is a container engine; it pulls images.
+test-containers: setup
+	$(BIN)/python -m pip install $(PIP_OPTIONS) --editable ".[integration]"
+	$(BIN)/python -m pytest tests/integration --timeout=1800
 
 # Servers in containers, on 127.0.0.1: make up PROFILE=qdrant, milvus or all.
 up:

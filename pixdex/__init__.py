@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pixdex import errors
+    from pixdex import aio, errors
     from pixdex.collection import Collection
     from pixdex.connectors import connect
     from pixdex.filters import F, Filter
@@ -72,6 +72,7 @@ __all__ = [
     "Tuning",
     "Vector",
     "Want",
+    "aio",
     "connect",
     "errors",
     "open",
@@ -79,8 +80,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return import_module("pixdex.errors")
+    if name in {"aio", "errors"}:
+        return import_module(f"pixdex.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'pixdex' has no attribute {name!r}")
     value = getattr(import_module(f"pixdex.{_HOME[name]}"), name)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pixdex import _records
 from pixdex.filters import FALSE, TRUE, Filter, Operator, matches, relax
-from pixdex.types import Batch, Hit, Page, Scan, Search, Spec, Tuning, Vector, Want
+from pixdex.types import Batch, Hit, Page, Payload, Scan, Search, Spec, Tuning, Vector, Want
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,9 +82,7 @@ class Reader:
             raw: Sequence[Sequence[Hit]] = self.run("search", self.connector.search, request)
             kept = raw if exact else [[h for h in hits if matches(bound, h.id, h.payload or {})] for hits in raw]
             if exact or all(len(some) >= k or len(hits) < reach for some, hits in zip(kept, raw, strict=True)):
-                names = self._logical_names()
-                found = [[self._seen(hit, asked.want, names) for hit in _ordered(hits)[:k]] for hits in kept]
-                return self._completed(asked, found)
+                return self._completed(asked, [self._seen(_ordered(hits)[:k], asked.want) for hits in kept])
             if reach == self._limits.max_k:
                 break
             reach = min(reach * _GROWTH, self._limits.max_k)
@@ -92,7 +90,11 @@ class Reader:
 
     def _completed(self, asked: Asked, found: list[list[Hit]]) -> list[list[Hit]]:
         """``found``, searched again exactly where an approximate index returned fewer than match."""
-        if (self._limits.complete and self.spec.native) or asked.tuning.exact or all(len(hits) == asked.k for hits in found):
+        if (
+            (self._limits.complete and self.spec.native)
+            or asked.tuning.exact
+            or all(len(hits) == asked.k for hits in found)
+        ):
             return found
         matching = self.count(asked.where)
         short = [row for row, hits in enumerate(found) if len(hits) < min(asked.k, matching)]
@@ -194,6 +196,8 @@ class Reader:
         """What of a bound filter the store is asked, and whether that is all of it. What another tool wrote may
         be of any kind, which stores judge differently: there all is checked again, and nothing is negated.
         """
+        if bound is TRUE:
+            return bound, True
         if self.spec.native:
             return relax(bound, self._limits.operators)
         return relax(bound, self._limits.operators - {Operator.NOT})[0], bound == TRUE
@@ -202,6 +206,8 @@ class Reader:
 
     def at_port(self, want: Want) -> Want:
         """``want`` by physical names."""
+        if not want.vectors and not want.tokens:
+            return want
         tokens = want.tokens and self.spec.tokens is not None
         return replace(want, vectors=tuple(self.spec.vector(name).column for name in want.vectors), tokens=tokens)
 
@@ -209,10 +215,11 @@ class Reader:
         """Records as users see them."""
         name = self._logical_names()
         payloads = batch.payloads
+        shown = None if payloads is None else tuple(self._shown(payloads))
         return Batch(
             batch.ids,
             {name[column]: values for column, values in batch.vectors.items()},
-            None if payloads is None else tuple(_records.from_port(p, self.spec) for p in payloads),
+            shown,
             batch.tokens,
             {name[column]: mask for column, mask in batch.absent.items()},
             tuple(int(p.get("_rev", 0)) for p in payloads) if payloads is not None and self.spec.native else None,
@@ -221,17 +228,27 @@ class Reader:
     def _logical_names(self) -> dict[str, str]:
         return {vector.column: vector.name for vector in self.spec.vectors}
 
-    def _seen(self, hit: Hit, want: Want, name: Mapping[str, str]) -> Hit:
-        """A hit of the port as users see it; ``name`` maps physical vector names to logical ones."""
-        shown = hit.payload is not None and want.payload
-        return Hit(
-            hit.id,
-            float(hit.score),
-            _records.from_port(hit.payload, self.spec) if shown and hit.payload is not None else None,
-            None if hit.vectors is None else {name[column]: value for column, value in hit.vectors.items()},
-            hit.tokens,
-            hit.trace,
+    def _shown(self, payloads: Sequence[Payload]) -> Sequence[Payload]:
+        """Payloads as users see them; another tool's as they are."""
+        if not self.spec.native:
+            return payloads
+        converted = _records.conversions(self.spec)
+        return [_records.from_port(payload, converted) for payload in payloads]
+
+    def _seen(self, hits: Sequence[Hit], want: Want) -> list[Hit]:
+        """Hits of the port as users see them."""
+        payloads: Sequence[Payload | None] = (
+            self._shown([hit.payload or {} for hit in hits]) if want.payload else (None,) * len(hits)
         )
+        name = self._logical_names() if want.vectors else {}
+        return [
+            Hit(hit.id, hit.score, payload, _renamed(hit.vectors, name), hit.tokens, hit.trace)
+            for hit, payload in zip(hits, payloads, strict=True)
+        ]
+
+
+def _renamed(vectors: Mapping[str, Any] | None, name: Mapping[str, str]) -> Mapping[str, Any] | None:
+    return None if vectors is None else {name[column]: vector for column, vector in vectors.items()}
 
 
 def _ordered(hits: Sequence[Hit]) -> list[Hit]:

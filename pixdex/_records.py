@@ -14,7 +14,7 @@ from typing import Any
 from pixdex.errors import InvalidRecord
 from pixdex.types import MAX_ID_BYTES, MAX_INT, MAX_TEXT_BYTES, Batch, Field, Kind, Payload, Spec, python_scalar
 
-__all__ = ["check_ids", "checked", "coerce", "from_port", "with_revs"]
+__all__ = ["check_ids", "checked", "coerce", "conversions", "from_port", "with_revs"]
 
 _MAX_DEPTH = 50
 
@@ -216,16 +216,25 @@ def _is_number(value: Any) -> bool:
 # --- the way back -----------------------------------------------------------------------------------
 
 
-def from_port(payload: Payload, spec: Spec) -> Payload:
-    """A payload as users see it: without ``_rev``, declared times as aware datetimes in UTC; another tool's as it is."""
+Conversions = Sequence[tuple[str, bool, Callable[[Any], Any]]]
+"""Name, list or not, and reader of each field that users see in another form than ports."""
+
+
+def conversions(spec: Spec) -> Conversions:
+    """What ``from_port`` has to convert in each record of a collection; asked for once, not for every record."""
     if not spec.native:
-        return payload
-    seen = {key: value for key, value in payload.items() if not key.startswith("_")}
-    for field in spec.fields:
-        value = seen.get(field.name)
-        read = _SEEN.get(field.kind)
-        if read is not None and value is not None:
-            seen[field.name] = [read(item) for item in value] if field.many else read(value)
+        return ()
+    return [(field.name, field.many, _SEEN[field.kind]) for field in spec.fields if field.kind in _SEEN]
+
+
+def from_port(payload: Payload, converted: Conversions) -> Payload:
+    """A payload as users see it: without ``_rev``, declared times as aware datetimes in UTC."""
+    seen = dict(payload)
+    seen.pop("_rev", None)  # no other key of ours starts with an underscore
+    for name, many, read in converted:
+        value = seen.get(name)
+        if value is not None:
+            seen[name] = [read(item) for item in value] if many else read(value)
     return seen
 
 

@@ -28,27 +28,37 @@ def checked_vectors(
     ``ids`` names the rows in errors (None: queries); rows that are not ``present`` become zeros.
     """
     array = as_array(values, f"vector {vector.name!r}")
-    with np.errstate(over="ignore"):  # what overflows float32 is refused below as infinite
-        matrix = np.array(array, dtype=np.float32, ndmin=2)  # a copy: the caller's array stays as it is
+    matrix = _as_float32(array)  # a copy: the caller's array stays as it is
     if matrix.ndim != 2 or matrix.shape[1] != vector.dim:
         raise InvalidRecord(f"vector {vector.name!r} has {vector.dim} dimensions, got an array of shape {array.shape}")
     if ids is not None and len(matrix) != len(ids):  # [dim] given where [n, dim] is meant
         raise InvalidRecord(f"{len(ids)} ids but {len(matrix)} rows of vector {vector.name!r}")
     if present is not None:
         matrix[~present] = 0.0
-    needed = np.ones(len(matrix), dtype=bool) if present is None else present
-    _refuse_rows(~np.isfinite(matrix).all(axis=1), f"vector {vector.name!r} holds NaN or infinity", ids)
+    # In float64: squares of tiny or huge float32 values neither vanish nor overflow, so that a sum of them is finite
+    # exactly where every value is.
+    wide = matrix.astype(np.float64)
+    squares = np.einsum("ij,ij->i", wide, wide)
+    _refuse_rows(~np.isfinite(squares), f"vector {vector.name!r} holds NaN or infinity", ids)
     if vector.metric is Metric.COSINE:
-        # In float64: squares of tiny or huge values must not vanish or overflow.
-        wide = matrix.astype(np.float64)
-        norms = np.linalg.norm(wide, axis=1)
-        _refuse_rows((norms == 0.0) & needed, f"vector {vector.name!r} is zero, which has no cosine", ids)
-        matrix = (wide / np.where(norms == 0.0, 1.0, norms)[:, None]).astype(np.float32)
+        zero = squares == 0.0
+        needed = zero if present is None else zero & present
+        _refuse_rows(needed, f"vector {vector.name!r} is zero, which has no cosine", ids)
+        squares[zero] = 1.0
+        matrix = (wide / np.sqrt(squares)[:, None]).astype(np.float32)
     if vector.dtype == "float16" and ids is not None:
         with np.errstate(over="ignore"):
             matrix = matrix.astype(np.float16).astype(np.float32)
         _refuse_rows(~np.isfinite(matrix).all(axis=1), f"vector {vector.name!r} overflows float16", ids)
     return matrix
+
+
+def _as_float32(array: NDArray[Any]) -> NDArray[np.float32]:
+    """A copy, at least 2-D."""
+    if array.dtype == np.float32:
+        return np.array(array, ndmin=2)
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, which is refused
+        return np.array(array, dtype=np.float32, ndmin=2)
 
 
 def as_array(values: Any, what: str) -> NDArray[Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
@@ -365,8 +365,8 @@ class AsyncCollection:
         return await self._calls.run(self._sync.count, where)
 
 
-def _next(pages: Iterable[Page]) -> Page | None:
-    return next(iter(pages), None)
+def _next(pages: Iterator[Page]) -> Page | None:
+    return next(pages, None)
 
 
 class AsyncImageIndex:

@@ -38,12 +38,24 @@ INSIDE = "PIXDEX_IN_NAMESPACE"
 """Set in the environment of what runs in the namespace."""
 
 _START_LIMIT = 180  # seconds; about 7 are usual, 30 after a kill under load
-_COMPONENTS = "rootCoord proxy queryCoord queryNode indexCoord indexNode dataCoord dataNode".split()
+_COMPONENTS = ["rootCoord", "proxy", "queryCoord", "queryNode", "indexCoord", "indexNode", "dataCoord", "dataNode"]
 
 # Runs under the server's own interpreter, and becomes the server: killing it leaves nothing behind.
 _START = """
-import json, os, sys
+import json, os, socket, sys
 import milvus
+
+def bound(self, port):  # as the server binds: a port of one that was killed a moment ago is free
+    taken = socket.socket()
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+    except OSError:
+        return None
+    return taken
+
+milvus.MilvusServerConfig.try_bind_port = bound
 base, settings = sys.argv[1], json.loads(sys.argv[2])
 server = milvus.MilvusServer(wait_for_started=False)
 server.set_base_dir(base)
@@ -137,14 +149,16 @@ class Server:
         import json
 
         if os.environ.get(INSIDE) is None or not _alone():
-            raise RuntimeError("the server would listen on every interface: run this by `python -m tests.milvus_server`")
+            raise RuntimeError(
+                "the server would listen on every interface: run this by `python -m tests.milvus_server`"
+            )
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "output.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [str(interpreter()), "-c", _START, str(self.directory), json.dumps(self.settings)],
                 stdout=log,
                 stderr=log,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - only this one call, and no lock is taken in it
             )
         if wait:
             self.wait()
@@ -181,6 +195,7 @@ class Server:
 
 def _healthy() -> bool:
     try:
+        socket.create_connection(("127.0.0.1", PORT), timeout=5).close()
         with urllib.request.urlopen("http://127.0.0.1:9091/healthz", timeout=5) as answer:
             return b"OK" in answer.read()
     except (urllib.error.URLError, OSError):
@@ -200,7 +215,18 @@ def run_shards(count: int, tests: Sequence[str]) -> int:
                 log = (Path(place) / f"{number}.log").open("w+")
                 known = {"PIXDEX_SHARD": f"{number}/{count}", "PIXDEX_MILVUS_SERVER": server.url}
                 base = f"--basetemp={place}/tests{number}"
-                arguments = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", base, *tests]
+                arguments = [
+                    sys.executable,
+                    "-m",
+                    "pytest",
+                    "-q",
+                    "-p",
+                    "no:randomly",
+                    "-p",
+                    "no:cacheprovider",
+                    base,
+                    *tests,
+                ]
                 runs.append((log, subprocess.Popen(arguments, stdout=log, stderr=log, env={**os.environ, **known})))
             codes = [run.wait() for _, run in runs]
         finally:
@@ -209,13 +235,13 @@ def run_shards(count: int, tests: Sequence[str]) -> int:
         for log, _ in runs:
             log.seek(0)
             text = log.read()
-            print(text)
+            sys.stdout.write(text)
             ends = re.findall(r"(\d+) (passed|failed|errors?|skipped)", text.strip().rpartition("\n")[2])
             passed += sum(int(number) for number, what in ends if what == "passed")
             failed += sum(int(number) for number, what in ends if what[0] in "fe")
             skipped += sum(int(number) for number, what in ends if what == "skipped")
     taken = time.monotonic() - started
-    print(f"milvus server 2.3.5: {passed} passed, {failed} failed, {skipped} skipped in {taken:.0f} s")
+    sys.stdout.write(f"milvus server 2.3.5: {passed} passed, {failed} failed, {skipped} skipped in {taken:.0f} s\n")
     return max(codes)
 
 
@@ -224,7 +250,7 @@ def main(arguments: Sequence[str]) -> int:
     if os.environ.get(INSIDE) is None and not _alone():
         reason = refusal()
         if reason is not None:
-            print(reason, file=sys.stderr)
+            sys.stderr.write(f"{reason}\n")
             return 77
         os.execvp("unshare", command(arguments))
     _raise_loopback()
@@ -234,7 +260,7 @@ def main(arguments: Sequence[str]) -> int:
         return run_shards(int(started[1]), started[2:])
     if started[0] == "pytest":
         started[:1] = [sys.executable, "-m", "pytest"]
-    os.execvp(started[0], started)
+    return subprocess.call(started)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pymilvus import DataType, MilvusClient, MilvusException
 
 from pixdex import errors
 from pixdex.connectors._deadline import Deadline
-from pixdex.connectors._milvus_errors import NOT_LOADED, quiet, translated
+from pixdex.connectors._milvus_errors import not_loaded, quiet, translated
 from pixdex.connectors._milvus_index import EXACT, Index
 from pixdex.connectors._milvus_rows import Layout, Table, physical
 from pixdex.connectors._shared import Share, Shared, holds_store
@@ -80,9 +80,21 @@ class Options:
         return Index(kind=kind, m=self.m, ef_construction=self.ef_construction, nlist=self.nlist)
 
 
+class _Once(float):
+    """Seconds that a call may take. The client repeats a failed call while ``elapsed >= seconds`` is false, whatever it
+    is told of repeating; of these seconds that is never false. Repeating is for ``Policy``.
+    """
+
+    __hash__ = float.__hash__
+
+    def __le__(self, _elapsed: float, /) -> bool:
+        return True
+
+
 def once(timeout: float | None) -> dict[str, Any]:
     """Keywords of every call: how long it may take; the client repeats nothing."""
-    return {"timeout": timeout, "retry_times": 0, "retry_on_rate_limit": False}
+    seconds = None if timeout is None else _Once(timeout)
+    return {"timeout": seconds, "retry_times": 0, "retry_on_rate_limit": False}
 
 
 class Store:
@@ -155,7 +167,9 @@ class Store:
         found = self.described(name, timeout)
         text = (found.get("properties") or {}).get(PROPERTY)
         if not text:
-            raise errors.StoreFormat(f"collection {name!r} was not made by pixdex: it has no Spec, `pixdex adopt` opens it")
+            raise errors.StoreFormat(
+                f"collection {name!r} was not made by pixdex: it has no Spec, `pixdex adopt` opens it"
+            )
         return Spec.from_json(text)
 
     def table(self, name: str, timeout: float | None) -> Table:
@@ -179,7 +193,7 @@ class Store:
         try:
             return call(physical(name), **arguments, **once(timeout))
         except MilvusException as error:
-            if error.code not in NOT_LOADED:
+            if not not_loaded(error):
                 raise
         self.load(name, timeout)
         while str(self.client.get_load_state(physical(name), **once(timeout))["state"]) != "Loaded":

@@ -22,11 +22,11 @@ except ImportError:  # a server needs no Milvus Lite
     class MilvusLiteError(Exception):  # type: ignore[no-redef]
         """Raised by nobody."""
 
-    class DataDirLockedError(MilvusLiteError):  # type: ignore[no-redef]
+    class DataDirLockedError(MilvusLiteError):  # type: ignore[no-redef,misc]
         """Raised by nobody."""
 
 
-__all__ = ["NOT_LOADED", "quiet", "translated"]
+__all__ = ["NOT_LOADED", "not_loaded", "quiet", "translated"]
 
 NOT_LOADED = frozenset({101, 103})
 """Codes of a read from a collection that is not in memory, or not yet in full."""
@@ -60,10 +60,20 @@ _MESSAGES: Sequence[tuple[re.Pattern[str], type[errors.PixdexError]]] = tuple(
         (r"field data .* does(n't| not) match|the length of data.*schema", errors.FingerprintMismatch),
         (r"^collection .* does not exist|collection not found|can't find collection", errors.NotFound),
         (r"database.* not (found|exist)", errors.NotFound),
-        (r"already exists?|conflicts with an existing|create duplicate collection|duplicate(d)? alias", errors.AlreadyExists),
-        (r"auth check failure|unauthenticated|PermissionDenied|permission deny|incorrect (user|password)", errors.AccessDenied),
+        (
+            r"already exists?|conflicts with an existing|create duplicate collection|duplicate(d)? alias",
+            errors.AlreadyExists,
+        ),
+        (
+            r"auth check failure|unauthenticated|PermissionDenied|permission deny|incorrect (user|password)",
+            errors.AccessDenied,
+        ),
         (r"rate limit|quota exceeded|request limit exceeded|force deny", errors.RateLimited),
         (r"Fail connecting to server|connection refused|failed to connect|connect failed", errors.StoreUnavailable),
+        (
+            r"can ?not find client of node|fail(ed)? to get (shard )?delegator|no available shard",
+            errors.StoreUnavailable,
+        ),
         (r"state is Abnormal|service not ready|not ready|node .*offline|no available", errors.StoreUnavailable),
         (r"deadline exceeded|timed? ?out|wait for loading collection timeout", errors.StoreTimeout),
         (r"No space left|Disk quota", errors.StoreFull),
@@ -81,6 +91,11 @@ _REMEDIES: Mapping[type[errors.PixdexError], str] = {
     errors.AccessDenied: "check its permissions, and for a server the token that ?key_env= names",
     errors.FingerprintMismatch: "the collection was changed: open it again",
 }
+
+
+def not_loaded(error: MilvusException) -> bool:
+    """Whether a call failed because its collection is not in memory, or only just comes there."""
+    return error.code in NOT_LOADED or "can not find client of node" in str(error.message)
 
 
 @contextmanager
@@ -104,9 +119,10 @@ def _of(error: Exception) -> tuple[type[errors.PixdexError], str]:
     if isinstance(error, MilvusLiteError):
         return errors.StoreFormat, str(error)
     if isinstance(error, MilvusException):
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, grpc.RpcError):
-            return _of(cause)
+        # It may wrap another, to say that the client gave up; and the client names it as its own cause.
+        for cause in (error.__cause__, error.__context__):
+            if cause is not error and isinstance(cause, grpc.RpcError | MilvusException):
+                return _of(cause)
         text = str(error.message)
         return _kind(error.code, text), text[:500]
     if isinstance(error, grpc.FutureTimeoutError):
@@ -148,11 +164,11 @@ class _NotMeanwhile(logging.Filter):
         return not _callers
 
 
-_FILTERS: Mapping[str, logging.Filter] = {
-    "pymilvus.decorators": _NotOurs(),
-    "pymilvus.client.grpc_handler": _NotOurs(),
-    "pymilvus.client.connection_manager": _NotOurs(),
-    "milvus_lite.adapter.grpc.servicer": _NotMeanwhile(),
+_FILTERS: Mapping[logging.Logger, logging.Filter] = {
+    logging.getLogger("pymilvus.decorators"): _NotOurs(),
+    logging.getLogger("pymilvus.client.grpc_handler"): _NotOurs(),
+    logging.getLogger("pymilvus.client.connection_manager"): _NotOurs(),
+    logging.getLogger("milvus_lite.adapter.grpc.servicer"): _NotMeanwhile(),
 }
 
 
@@ -160,7 +176,7 @@ _FILTERS: Mapping[str, logging.Filter] = {
 def quiet() -> Iterator[None]:
     """Keeps client and server from logging what is raised anyway, while a call of ours runs."""
     for logger, known in _FILTERS.items():
-        logging.getLogger(logger).addFilter(known)  # once: it is the same object
+        logger.addFilter(known)  # once: it is the same object
     caller = threading.get_ident()
     outermost = caller not in _callers
     _callers.add(caller)

@@ -33,6 +33,10 @@ MAX_DEPTH = 80
 """Nested parts of a filter. The parser of Milvus Lite is recursive and fails at about 100."""
 
 
+_FLAT = 4
+"""Parts that are chained without more parentheses."""
+
+
 class Key:
     """The id column of a collection that pixdex made: text."""
 
@@ -149,7 +153,9 @@ class _Expressions:
 
     def box(self, field: Field, leaf: Box) -> str:
         if field.many or not self._guards:
-            raise Unsupported(f"field {field.name!r}: Milvus has no box over it")  # not in OPERATORS; they have no places
+            raise Unsupported(
+                f"field {field.name!r}: Milvus has no box over it"
+            )  # not in OPERATORS; they have no places
         lat, lon = place(field)
         west, east = f"{lon} >= {literal(float(leaf.west))}", f"{lon} <= {literal(float(leaf.east))}"
         across = f"({west} or {east})" if leaf.west > leaf.east else f"{west} and {east}"
@@ -161,10 +167,10 @@ class _Expressions:
         return f"({self._key.among(ids)})"
 
     def all_of(self, parts: Sequence[str]) -> str:
-        return f"({' and '.join(parts)})" if parts else f"({self._key.true})"
+        return _chain(" and ", parts) if parts else f"({self._key.true})"
 
     def any_of(self, parts: Sequence[str]) -> str:
-        return f"({' or '.join(parts)})" if parts else f"({self._key.false})"
+        return _chain(" or ", parts) if parts else f"({self._key.false})"
 
     def negate(self, part: str) -> str:
         return f"(not {part})"
@@ -173,6 +179,16 @@ class _Expressions:
         if self._guards:
             return f"({' and '.join((f'{held(field)} == true', *tests))})"
         return f"({' and '.join(tests) or self._key.true})"  # what is there in truth, the facade checks
+
+
+def _chain(word: str, parts: Sequence[str]) -> str:
+    """The parts as a tree that is as low as can be: a server makes of a flat chain one that is as high as it is long,
+    and cannot read it above some fifty.
+    """
+    if len(parts) <= _FLAT:
+        return f"({word.join(parts)})"
+    middle = len(parts) // 2
+    return f"({_chain(word, parts[:middle])}{word}{_chain(word, parts[middle:])})"
 
 
 def _list(values: Sequence[Any]) -> str:

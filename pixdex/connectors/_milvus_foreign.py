@@ -90,9 +90,7 @@ def register(store: Store, name: str, spec: Spec | None, timeout: float | None) 
     if store.specs.in_file:
         store.specs.register(name, spec)
     elif spec is not None:
-        store.client.alter_collection_properties(
-            physical(name), properties={PROPERTY: spec.to_json()}, **once(timeout)
-        )
+        store.client.alter_collection_properties(physical(name), properties={PROPERTY: spec.to_json()}, **once(timeout))
     else:
         _forget(store, name, timeout)
     store.forget()

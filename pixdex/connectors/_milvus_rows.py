@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,9 +24,9 @@ from pymilvus import DataType, MilvusClient
 
 from pixdex import filters
 from pixdex.connectors._milvus_filters import Key, held, key_of, place
-from pixdex.connectors._rows import Row, decode_tokens, encode_tokens
+from pixdex.connectors._rows import Row, decode_tokens, encode_tokens, to_hit
 from pixdex.errors import ConfigError, InvalidRecord
-from pixdex.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Batch, Field, Kind, Spec, Vector, Want
+from pixdex.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Batch, Field, Hit, Kind, Spec, Vector, Want
 
 __all__ = ["MAX_ITEMS", "MAX_TOKEN_BYTES", "MAX_VARCHAR", "Layout", "Table", "logical", "physical", "schema"]
 
@@ -155,6 +155,11 @@ class Layout:
             return ["payload"]
         return [*self.table.scalars, *(["$meta"] if self.table.dynamic else [])]
 
+    @cached_property
+    def _plain_columns(self) -> tuple[list[str], list[str]]:
+        """Without and with the payload."""
+        return [self.key.column], [self.key.column, *self._payload]
+
     def has(self, vector: Vector) -> str | None:
         """The expression that holds where a record has the vector; None where all have it."""
         present = self._present.get(vector.column)
@@ -162,6 +167,8 @@ class Layout:
 
     def columns(self, vectors: Sequence[Vector], want: Want) -> list[str]:
         """What to read of a row."""
+        if not vectors and not want.tokens:
+            return self._plain_columns[want.payload]
         pairs = [c for v in vectors for c in (v.column, self._present.get(v.column)) if c is not None]
         return [
             self.key.column,
@@ -198,12 +205,32 @@ class Layout:
                     cells[column] = text[i * MAX_VARCHAR : (i + 1) * MAX_VARCHAR]
             made.append(cells)
         for vector in self.spec.vectors:
-            mask, empty = batch.present(vector.column), np.zeros(vector.dim, np.float32)
-            given, present = batch.vectors.get(vector.column), self._present[vector.column]
-            for i, cells in enumerate(made):
-                cells[present] = bool(mask[i])
-                cells[vector.column] = given[i] if given is not None and mask[i] else empty
+            column, present = vector.column, self._present[vector.column]
+            held_by, empty = batch.present(column).tolist(), np.zeros(vector.dim, np.float32)
+            given = batch.vectors.get(column, [empty] * len(made))
+            for cells, has, values in zip(made, held_by, given, strict=True):
+                cells[present] = has
+                cells[column] = values if has else empty
         return made
+
+    def hits(
+        self, answer: Any, sign: float, vectors: Sequence[Vector], want: Want, trace: dict[str, float]
+    ) -> list[Hit]:
+        """The results of one query; ``sign`` makes a similarity of what Milvus calls a distance."""
+        key = self.key.column
+        if self.spec.native and not vectors and not want.tokens:  # the usual case, by the shortest way
+            loads = orjson.loads
+            if not want.payload:
+                return [Hit(hit["id"], sign * hit["distance"], trace=trace) for hit in answer]
+            return [
+                Hit(hit["id"], sign * hit["distance"], loads(hit["entity"]["payload"]), trace=trace) for hit in answer
+            ]
+        found = []
+        for hit in answer:
+            record = hit["id"] if "id" in hit else hit[key]  # Lite keeps the name of the key
+            made = to_hit(self.row({**hit["entity"], key: record}, vectors, want), sign * hit["distance"])
+            found.append(replace(made, trace=trace) if trace else made)
+        return found
 
     def row(self, cells: Mapping[str, Any], vectors: Sequence[Vector], want: Want) -> Row:
         """What was read of a row with ``columns``."""

@@ -27,7 +27,7 @@ INDEXES = {
     Kind.TEXT: edge.PayloadSchemaType.Keyword,
     Kind.INT: edge.PayloadSchemaType.Integer,
     Kind.TIME: edge.PayloadSchemaType.Integer,
-    Kind.FLOAT: edge.PayloadSchemaType.Float,
+    Kind.FLOAT: edge.PayloadSchemaType.Integer,  # of each half
     Kind.BOOL: edge.PayloadSchemaType.Integer,  # see ``plain``
     Kind.GEO: edge.PayloadSchemaType.Float,  # of each coordinate
 }

@@ -19,6 +19,7 @@ _MESSAGES: Sequence[tuple[re.Pattern[str], type[errors.PixdexError]]] = tuple(
         (r"already exists", errors.AlreadyExists),
         (r"[Nn]ot existing vector name|is not found in the collection", errors.FingerprintMismatch),
         (r"Index required but not found", errors.FingerprintMismatch),
+        (r"Shard is not initialized", errors.NotFound),  # dropped by another thread
         (r"^Collection .* not found$|Collection .* doesn't exist|Not found: Collection", errors.NotFound),
         (r"already accessed by another instance|WouldBlock", errors.StoreLocked),
         (r"disk is full|No space left|disk I/O error|[Qq]uota exceeded", errors.StoreFull),

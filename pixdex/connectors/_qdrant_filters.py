@@ -1,6 +1,7 @@
 """Bound filters as Qdrant conditions, for every Qdrant engine: one algebra over the condition classes of a target.
 
-Typed columns are payload keys (``f1_3fa9c1`` ...); a place is an object with ``lat`` and ``lon``. Qdrant matches a
+Typed columns are payload keys (``f1_3fa9c1`` ...); a place is an object with ``lat`` and ``lon``, a float one with the
+``high`` and ``low`` half of its order (``split``). Qdrant matches a
 condition when *any* element of a list does, so a range is never put on a list with more than one value inside:
 ``bind`` refuses it, and equality with one number is a range of one point.
 
@@ -10,16 +11,17 @@ least what the filter means, and the facade checks each record again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from pixdex.connectors._rows import check_depth
 from pixdex.errors import Unsupported
 from pixdex.filters import Box, Filter, Near, Operator, Range, fold
 from pixdex.types import MAX_INT, Field, Kind
 
-__all__ = ["MAX_DEPTH", "OPERATORS", "Target", "place_key", "to_filter"]
+__all__ = ["MAX_DEPTH", "OPERATORS", "PARTS", "Target", "part_key", "split", "to_filter"]
 
 OPERATORS = frozenset(Operator) - {Operator.NEAR, Operator.NEAR_ANY}
 """Qdrant counts a radius in metres and excludes the rim, so it is left to a box and a residual check."""
@@ -27,10 +29,28 @@ OPERATORS = frozenset(Operator) - {Operator.NEAR, Operator.NEAR_ANY}
 MAX_DEPTH = 80
 """Nested parts of a filter. Local mode is recursive, several frames a level, and fails beyond about 150."""
 
+_Bounds: TypeAlias = "tuple[int | None, int | None]"
+
 _ROOM = 32
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RIM = 1e-6
 """Degrees, a decimetre: Qdrant's own bounding box leaves its edges out."""
+
+PARTS: Mapping[Kind, tuple[str, str]] = {Kind.GEO: ("lat", "lon"), Kind.FLOAT: ("high", "low")}
+"""The kinds whose columns are objects of two numbers."""
+
+
+def split(number: float) -> tuple[int, int]:
+    """A float64 as two integers of 32 bits that order, pair by pair, as floats do: its bits, those of negative numbers
+    counted downwards.
+    """
+    (bits,) = _BITS.unpack(_DOUBLE.pack(number))
+    order = bits if bits >= 0 else -(bits & _MAGNITUDE)
+    return order >> 32, order & 0xFFFF_FFFF
+
+
+_DOUBLE, _BITS = struct.Struct(">d"), struct.Struct(">q")
+_MAGNITUDE = 0x7FFF_FFFF_FFFF_FFFF
 
 
 class Target(Protocol):
@@ -94,8 +114,8 @@ def to_filter(where: Filter | None, target: Target, point_id: Callable[[str], An
     return condition if isinstance(condition, type(target.filter())) else target.filter(must=[condition])
 
 
-def place_key(field: Field) -> str:
-    """The path of the places of a field, to which ``.lat`` and ``.lon`` are added."""
+def part_key(field: Field) -> str:
+    """The path to which the names of ``PARTS`` are added."""
     return f"{field.column}[]" if field.many else field.column
 
 
@@ -118,11 +138,13 @@ class _Conditions:
     def in_range(self, field: Field, leaf: Range) -> Any:
         if field.kind is Kind.TIME:
             return self._at_times(field.column, leaf.low, leaf.high)
+        if field.kind is Kind.FLOAT:
+            return self._floats_between(field.column, leaf.low, leaf.high)
         return self.target.between(field.column, leaf.low, leaf.high)
 
     def exists(self, field: Field) -> Any:
-        # Of a place, a coordinate is indexed, and strict mode asks for an index here, too.
-        key = f"{place_key(field)}.lat" if field.kind is Kind.GEO else field.column
+        # Of an object, the parts are indexed, and strict mode asks for an index here, too.
+        key = f"{part_key(field)}.{PARTS[field.kind][0]}" if field.kind in PARTS else field.column
         return self.target.filter(must_not=[self.target.empty(key)])
 
     def near(self, field: Field, _leaf: Near) -> Any:
@@ -156,11 +178,34 @@ class _Conditions:
 
     def _one_of(self, field: Field, values: tuple[Any, ...]) -> Any:
         key = field.column
-        if field.kind is Kind.FLOAT:  # a match never finds a float
-            return self.any_of([self.target.between(key, value, value) for value in values])
+        if field.kind is Kind.FLOAT:
+            return self.any_of([self._float(field, value) for value in values])
         if field.kind is Kind.BOOL:  # a match of several takes no booleans
             return self.any_of([self.target.truth(key, value) for value in values])
         return self.target.one_of(key, list(values)) if values else self.any_of(())
+
+    def _float(self, field: Field, value: float) -> Any:
+        path = "" if field.many else f"{field.column}."
+        pairs = zip(PARTS[Kind.FLOAT], split(value), strict=True)
+        halves = [self.target.one_of(f"{path}{part}", [half]) for part, half in pairs]
+        both = self.target.filter(must=halves)
+        return self.target.nested(field.column, both) if field.many else both
+
+    def _floats_between(self, column: str, low: float | None, high: float | None) -> Any:
+        """Pairs in order: the high half decides, the low one where that is equal."""
+        tests = []
+        if low is not None:
+            upper, lower = split(low)
+            tests.append(self._beyond(column, upper, (upper + 1, None), (lower, None)))
+        if high is not None:
+            upper, lower = split(high)
+            tests.append(self._beyond(column, upper, (None, upper - 1), (None, lower)))
+        return self.all_of(tests)
+
+    def _beyond(self, column: str, upper: int, past: _Bounds, rest: _Bounds) -> Any:
+        high, low = (f"{column}.{part}" for part in PARTS[Kind.FLOAT])
+        equal = self.target.filter(must=[self.target.one_of(high, [upper]), self.target.between(low, *rest)])
+        return self.target.filter(should=[self.target.between(high, *past), equal])
 
     def _at_times(self, key: str, low: int | None, high: int | None) -> Any:
         """A range of microseconds. Bounds are float64, which is exact from 1684 to 2255. Beyond, a float64
@@ -182,6 +227,11 @@ class _Conditions:
 
 class _Foreign(_Conditions):
     """Conditions on what another tool wrote: times are text, numbers and places are as they come."""
+
+    def in_range(self, field: Field, leaf: Range) -> Any:
+        if field.kind is Kind.FLOAT:
+            return self.target.between(field.column, leaf.low, leaf.high)
+        return super().in_range(field, leaf)
 
     def exists(self, field: Field) -> Any:
         return self.target.filter(must_not=[self.target.empty(field.column)])

@@ -30,7 +30,7 @@ INDEXES = {
     Kind.TEXT: models.PayloadSchemaType.KEYWORD,
     Kind.INT: models.PayloadSchemaType.INTEGER,
     Kind.TIME: models.PayloadSchemaType.INTEGER,
-    Kind.FLOAT: models.PayloadSchemaType.FLOAT,
+    Kind.FLOAT: models.PayloadSchemaType.INTEGER,  # of each half
     Kind.BOOL: models.PayloadSchemaType.BOOL,
     Kind.GEO: models.PayloadSchemaType.FLOAT,  # of each coordinate
 }

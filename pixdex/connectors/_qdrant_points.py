@@ -2,8 +2,11 @@
 
 Ours are points whose id is a UUID made of the record's id. Their payload::
 
-_id             the record's id            payload  the record's payload, as it is
+_id             the record's id            payload  the record's payload, as JSON text
 f0_..., f1_...  typed columns (filters)    tokens   text, when the record has some
+
+Qdrant's reader of numbers is off by the last bit for one float in ten, so that no float of ours is left to it: the
+payload is text, and a float column is two integers (``split``). Places are the exception: there it is a nanometre.
 
 Those of another tool stay as they are: their id as text is the record's, and all of the payload is theirs.
 """
@@ -13,14 +16,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import orjson
+
 from pixdex import filters
-from pixdex.connectors._qdrant_filters import place_key
+from pixdex.connectors._qdrant_filters import PARTS, part_key, split
 from pixdex.connectors._qdrant_ids import foreign_id, point_id
 from pixdex.connectors._rows import Row, decode_tokens, encode_tokens, to_hit
 from pixdex.errors import StoreError, StoreFormat
 from pixdex.types import Batch, Field, Hit, Kind, Payload, Spec, Want
 
-__all__ = ["Records", "checked_ids", "columns", "index_keys", "points", "records", "vectors_of"]
+__all__ = ["Records", "checked_ids", "columns", "index_keys", "payload_of", "points", "records", "vectors_of"]
 
 
 class Records(Protocol):
@@ -71,13 +76,24 @@ class _Native:
             raise StoreFormat(f"point {point.id} was not written by pixdex: its payload has no _id")
         vectors = point.vector if want.vectors and isinstance(point.vector, dict) else {}
         tokens = decode_tokens(stored.get("tokens", "")) if want.tokens else None
-        return Row(record, stored.get("payload"), vectors, tokens)
+        return Row(record, _loaded(stored), vectors, tokens)
 
     def hit(self, point: Any, score: float, want: Want) -> Hit:
         stored = point.payload
         if not stored or "_id" not in stored:
             return to_hit(self.row(point, want), score)
-        return Hit(stored["_id"], score, stored.get("payload"))
+        return Hit(stored["_id"], score, _loaded(stored))
+
+
+def _loaded(stored: Mapping[str, Any]) -> Payload | None:
+    text = stored.get("payload")
+    return None if text is None else payload_of(text)
+
+
+def payload_of(text: str) -> Payload:
+    """The payload that a point of ours holds as text."""
+    payload: Payload = orjson.loads(text)
+    return payload
 
 
 class _Foreign:
@@ -116,9 +132,9 @@ def records(spec: Spec) -> Records:
 
 def index_keys(field: Field) -> list[str]:
     """The payload keys of a field, each of which needs an index."""
-    if field.kind is not Kind.GEO:
+    if field.kind not in PARTS:
         return [field.column]
-    return [f"{place_key(field)}.{part}" for part in ("lat", "lon")]
+    return [f"{part_key(field)}.{part}" for part in PARTS[field.kind]]
 
 
 def points(batch: Batch, fields: Sequence[Field], make: Callable[..., Any]) -> list[Any]:
@@ -143,7 +159,7 @@ def vectors_of(batch: Batch) -> list[dict[str, list[float]]]:
 
 
 def _stored(record: str, payload: Payload, tokens: Any, fields: Sequence[Field]) -> dict[str, Any]:
-    stored = {"_id": record, "payload": payload, **columns(payload, fields)}
+    stored = {"_id": record, "payload": orjson.dumps(payload).decode(), **columns(payload, fields)}
     return stored if tokens is None else {**stored, "tokens": encode_tokens(tokens)}
 
 
@@ -154,10 +170,13 @@ def columns(payload: Payload, fields: Sequence[Field]) -> dict[str, Any]:
 
 
 def _plain(field: Field, value: Any) -> Any:
-    if field.kind is not Kind.GEO:
+    if field.kind not in PARTS:
         return value
-    places = [{"lat": lat, "lon": lon} for lat, lon in (value if field.many else [value])]
-    return places if field.many else places[0]
+    pairs = value if field.many else [value]
+    if field.kind is Kind.FLOAT:
+        pairs = [split(number) for number in pairs]
+    objects = [dict(zip(PARTS[field.kind], pair, strict=True)) for pair in pairs]
+    return objects if field.many else objects[0]
 
 
 def checked_ids(asked: Mapping[Any, str], rows: Iterable[tuple[Any, Row]]) -> list[Row]:

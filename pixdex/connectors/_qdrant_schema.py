@@ -14,7 +14,7 @@ from pixdex.connectors._deadline import Deadline
 from pixdex.connectors._qdrant_client import ADDS_VECTORS, KEEPS_SPECS, METADATA, NO_LIMIT, Store, whole
 from pixdex.connectors._qdrant_errors import translated
 from pixdex.connectors._qdrant_models import CLIENT, INDEXES, Index, params, strict_mode
-from pixdex.connectors._qdrant_points import columns, index_keys
+from pixdex.connectors._qdrant_points import columns, index_keys, payload_of
 from pixdex.types import REV, Field, Spec, Vector
 
 __all__ = ["alter", "create", "index", "move_alias"]
@@ -108,7 +108,7 @@ def _back_fill(
         read, after = store.client.scroll(name, newer, page, offset=after, with_payload=["payload"], timeout=limit)
         steps: list[Any] = []
         for found in read:
-            values = columns((found.payload or {}).get("payload") or {}, fields)
+            values = columns(payload_of((found.payload or {})["payload"]), fields)
             if values:
                 change = models.SetPayload(payload=values, points=[found.id])
                 steps.append(models.SetPayloadOperation(set_payload=change))

@@ -163,7 +163,8 @@ def _convert(key: str, text: str, kind: Any) -> Any:
             if number in kinds:
                 return number(text)
     except ValueError:
-        raise ConfigError(f"option {key}={text!r} is no {'/'.join(k.__name__ for k in kinds)}") from None
+        names = "/".join(k.__name__ for k in kinds if k is not type(None))
+        raise ConfigError(f"option {key}={text!r} is no {names}") from None
     return text
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from pixdex import errors
 from pixdex.connectors._milvus_filters import OPERATORS, to_expression
-from pixdex.connectors._rows import current, to_batch, to_hit, wanted
+from pixdex.connectors._rows import current, to_batch, wanted
 from pixdex.connectors.address import Address, serves
 from pixdex.connectors.port import Capabilities, Survey
 from pixdex.errors import MissingDependency
@@ -253,8 +253,17 @@ class Milvus:
         with self._calling(name) as store:
             layout = store.last(name, timeout)
             vectors = wanted(layout.spec, want)
-            asked = {"filter": layout.key.among(ids), "output_fields": layout.columns(vectors, want)}
-            read = store.loaded("query", name, timeout, **asked, **_level(store, "Session")) if ids else []
+            columns = layout.columns(vectors, want)
+
+            def read_of(some: Sequence[str]) -> list[Any]:
+                asked = {"filter": layout.key.among(some), "output_fields": columns}
+                return list(store.loaded("query", name, timeout, **asked, **_level(store, "Session")))
+
+            read = read_of(ids) if ids else []
+            if store.server and len(read) < len(ids):
+                # A server replaces a record by removing and adding it, and may be seen in between: look again.
+                seen = {str(cells[layout.key.column]) for cells in read}
+                read += read_of([record for record in ids if record not in seen])
         return to_batch([layout.row(cells, vectors, want) for cells in read], vectors, want)
 
     def search(self, name: str, request: Search, *, timeout: float | None) -> Sequence[Sequence[Hit]]:
@@ -278,17 +287,8 @@ class Milvus:
                 **_level(store, "Bounded"),
             )
         sign = -1.0 if vector.metric is Metric.L2 else 1.0  # a squared distance, or a similarity by that name
-        trace = {"approximate": 1.0} if kind in APPROXIMATE else None
-        key = layout.key.column
-        found = []
-        for answer in answers:
-            hits = []
-            for hit in answer:
-                row = layout.row({**hit["entity"], key: hit.get(key, hit.get("id"))}, vectors, want)
-                made = to_hit(row, sign * hit["distance"])
-                hits.append(made if trace is None else replace(made, trace=trace))
-            found.append(hits)
-        return found
+        trace = {"approximate": 1.0} if kind in APPROXIMATE else {}
+        return [layout.hits(answer, sign, vectors, want, trace) for answer in answers]
 
     def scan(self, name: str, request: Scan, *, timeout: float | None) -> Page:
         want = request.want

@@ -33,7 +33,7 @@ try:
     from pixdex.connectors._qdrant_errors import translated
     from pixdex.connectors._qdrant_filters import OPERATORS
     from pixdex.connectors._qdrant_ids import foreign_id, point_id
-    from pixdex.connectors._qdrant_points import columns, points
+    from pixdex.connectors._qdrant_points import columns, payload_of, points
     from pixdex.connectors._qdrant_reading import compiled, reading
 except ImportError as error:
     raise MissingDependency("qdrant-edge-py", "qdrant") from error
@@ -250,7 +250,7 @@ def _back_fill(shard: Any, fields: Sequence[Field], deadline: Deadline) -> None:
     while True:
         read, after = shard.scroll(edge.ScrollRequest(offset=after, limit=1000, with_payload=["payload"]))
         for found in read:
-            values = columns((found.payload or {}).get("payload") or {}, fields)
+            values = columns(payload_of((found.payload or {})["payload"]), fields)
             if values:
                 shard.update(edge.UpdateOperation.set_payload([found.id], plain(values)))
         if after is None:

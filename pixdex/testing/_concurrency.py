@@ -53,7 +53,7 @@ def check_whole(payload: Payload | None, vector: object) -> None:
     assert payload is not None
     number = payload["n"]
     assert payload == {"n": number, "label": str(number), "again": [number] * 20}, "a payload of two writes"
-    np.testing.assert_array_equal(vector, np.full(DIM, number, np.float32), "vector and payload of two writes")  # type: ignore[arg-type]
+    np.testing.assert_array_equal(vector, np.full(DIM, number, np.float32), "vector and payload of two writes")
 
 
 class ConcurrencyCases(Cases):
@@ -88,7 +88,7 @@ class ConcurrencyCases(Cases):
                     check_whole(hit.payload, (hit.vectors or {})["image"])
                 collection.count(F.n >= 10)
 
-        together(*(lambda n=n: write(n) for n in range(4)), *([read] * 4))  # type: ignore[misc]
+        together(*(lambda n=n: write(n) for n in range(4)), *([read] * 4))
         collection.flush()
         expected = sorted(f"{n}-{i}" for n in range(4) for i in range(1, 4))
         assert sorted(scanned(collection)) == expected
@@ -126,7 +126,7 @@ class ConcurrencyCases(Cases):
                     for payload, vector in zip(page.batch.payloads or (), page.batch.vectors["image"], strict=True):
                         check_whole(payload, vector)
 
-        together(*(lambda n=n: write(n) for n in range(1, 5)), *([read] * 4))  # type: ignore[misc]
+        together(*(lambda n=n: write(n) for n in range(1, 5)), *([read] * 4))
         collection.flush()
         assert sorted(scanned(collection)) == ids
         assert collection.count() == len(collection.search(some_vectors(1))[0]) == 3

@@ -8,7 +8,18 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "faiss", "qdrant_client", "pymilvus", "milvus_lite", "sklearn", "skimage", "PIL")
+HEAVY = (
+    "torch",
+    "transformers",
+    "faiss",
+    "qdrant_client",
+    "qdrant_edge",
+    "pymilvus",
+    "milvus_lite",
+    "sklearn",
+    "skimage",
+    "PIL",
+)
 
 POISON = f"""
 import sys
@@ -42,6 +53,7 @@ def cpu_seconds(*arguments: str) -> float:
         "import pixdex; pixdex.connect('memory://')",
         "import pixdex.encoders, pixdex.rerankers; pixdex.encoders.available(); pixdex.rerankers.available()",
         "import pixdex.cli",
+        "import pixdex.aio",
         (
             "from typer.testing import CliRunner; from pixdex.cli import app\n"
             "for line in (['--help'], ['stores'], ['encoders'], ['search', '--help']):\n"

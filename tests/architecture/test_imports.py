@@ -26,7 +26,17 @@ RULES: dict[str, set[str]] = {
     "_joined": {"connectors.port", *SPINE},
     "_limits": {"connectors.port", *SPINE},
     "_reading": {"connectors.port", "_records", *SPINE},
-    "collection": {"connectors.port", "_joined", "_limits", "_names", "_reading", "policy", "_records", "_vectors", *SPINE},
+    "collection": {
+        "connectors.port",
+        "_joined",
+        "_limits",
+        "_names",
+        "_reading",
+        "policy",
+        "_records",
+        "_vectors",
+        *SPINE,
+    },
     "adopting": {"collection", "connectors.port", "ingest", "pictures", "fields", "report", "policy", "encoders.port"}
     | {"_encoding", "_joined", "_vectors", "filters.meaning", *SPINE},
     "pictures": {"encoders.port", *IMAGES, *SPINE},
@@ -36,6 +46,8 @@ RULES: dict[str, set[str]] = {
     "ingest": {"collection", "_encoding", "_records", "pictures", "fields", "report", "encoders.port", *SPINE},
     "index": {"collection", "ingest", "report", "pictures", "fields", "encoders", "encoders.port", "rerankers"}
     | {"rerankers.port", "connectors", "connectors.port", "policy", "_names", "_progress", "_records", *SPINE},
+    "aio": {"collection", "index", "pictures", "report", "policy", "_progress", "connectors.port", "encoders.port"}
+    | {"rerankers.port", *SPINE},
     "_progress": {"report"},
     "_html": {"pictures", *IMAGES, *SPINE},
     "demo": {"index", *SPINE},
@@ -68,6 +80,7 @@ LIBRARIES = {
     "faiss": ["connectors.pq", "connectors._pq_*"],
     "sqlite3": ["connectors.pq", "connectors._pq_*", "connectors._qdrant_errors"],  # local mode lets its errors through
     "qdrant_client": ["connectors.qdrant", "connectors._qdrant_*"],
+    "qdrant_edge": ["connectors.qdrant_edge", "connectors._qdrant_edge_*"],
     "pymilvus": ["connectors.milvus", "connectors._milvus_*"],
     "typer": ["cli"],
     "rich": ["cli", "_progress"],

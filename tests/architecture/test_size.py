@@ -27,6 +27,6 @@ def code_lines(path: Path) -> int:
     return len(lines - docstrings)
 
 
-@pytest.mark.parametrize("name", ["memory", "milvus", "pq", "qdrant"])
+@pytest.mark.parametrize("name", ["memory", "milvus", "pq", "qdrant", "qdrant_edge"])
 def test_a_connector_has_250_code_lines_at_most(name: str) -> None:
     assert code_lines(CONNECTORS / f"{name}.py") <= 250

@@ -29,8 +29,17 @@ _START_LIMIT = 300  # seconds, without the time to fetch the image
 class Running:
     """A server that answers; ``ports`` maps its own ports to those of this machine."""
 
-    version: str
     ports: dict[int, int]
+    container: Any
+
+    @contextmanager
+    def broken(self) -> Iterator[None]:
+        """Inside, it takes connections and never answers: the kit's ``faults``."""
+        self.container.pause()
+        try:
+            yield
+        finally:
+            self.container.unpause()
 
 
 @cache
@@ -57,8 +66,8 @@ def _unanswered() -> str | None:
 
 def qdrant(version: str) -> Iterator[Running]:
     """A Qdrant server: REST on 6333, gRPC on 6334."""
-    with _container(f"qdrant/qdrant:{version}", ports=(6333, 6334), ready=(6333, "/readyz")) as ports:
-        yield Running(version, ports)
+    with _container(f"qdrant/qdrant:{version}", ports=(6333, 6334), ready=(6333, "/readyz")) as running:
+        yield running
 
 
 def milvus(version: str) -> Iterator[Running]:
@@ -76,8 +85,8 @@ def milvus(version: str) -> Iterator[Running]:
         command=["milvus", "run", "standalone"],
         environment=environment,
         security_opt=["seccomp:unconfined"],
-    ) as ports:
-        yield Running(version, ports)
+    ) as running:
+        yield running
 
 
 @contextmanager
@@ -89,8 +98,8 @@ def _container(
     command: list[str] | None = None,
     environment: dict[str, str] | None = None,
     **options: Any,
-) -> Iterator[dict[int, int]]:
-    """The container, once ``ready`` (a port and a path) answers; removed at the end with its data."""
+) -> Iterator[Running]:
+    """A server, once ``ready`` (a port and a path) answers; removed at the end with its data."""
     from testcontainers.core.config import testcontainers_config
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.wait_strategies import HttpWaitStrategy
@@ -103,4 +112,5 @@ def _container(
         container.with_command(command)
     container.waiting_for(HttpWaitStrategy(*ready).with_startup_timeout(_START_LIMIT))
     with container:
-        yield {port: int(container.get_exposed_port(port)) for port in ports}
+        taken = {port: int(container.get_exposed_port(port)) for port in ports}
+        yield Running(taken, container.get_wrapped_container())

@@ -41,5 +41,9 @@ class TestMilvusServer(ConnectorConformance):
     """No deviations."""
 
     @pytest.fixture
+    def faults(self, server: servers.Running) -> servers.Running:
+        return server
+
+    @pytest.fixture
     def reopen(self, url: str) -> Callable[[], Connector]:
         return lambda: connect(url)[0]

@@ -42,5 +42,9 @@ class TestQdrantServer(ConnectorConformance):
     """No deviations."""
 
     @pytest.fixture
+    def faults(self, server: servers.Running) -> servers.Running:
+        return server
+
+    @pytest.fixture
     def reopen(self, url: str) -> Callable[[], Connector]:
         return lambda: connect(url)[0]

@@ -323,18 +323,18 @@ def test_the_default_limiter_can_be_replaced(gate, limiter):
     finally:
         aio.set_default_limiter(before)
 
-    async def most(collection: aio.AsyncCollection) -> int:
+    async def most(collection: aio.AsyncCollection, size: int) -> int:
         gate.gate.clear()
         gate.most = 0
         calls = [asyncio.ensure_future(collection.count()) for _ in range(30)]
-        await until(lambda: gate.inside >= 3)
+        await until(lambda: gate.inside >= size)
         await asyncio.sleep(0.02)
         gate.gate.set()
         await asyncio.gather(*calls)
         return gate.most
 
-    assert asyncio.run(most(new)) == 3
-    assert asyncio.run(most(old)) == aio.DEFAULT_THREADS
+    assert asyncio.run(most(new, 3)) == 3
+    assert asyncio.run(most(old, aio.DEFAULT_THREADS)) == aio.DEFAULT_THREADS
 
 
 def test_a_limiter_without_threads_is_refused():

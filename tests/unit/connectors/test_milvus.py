@@ -403,7 +403,13 @@ def test_nesting_is_limited_before_the_store(store: milvus.Milvus) -> None:
 
 
 def test_a_box_is_the_store_s_work(store: milvus.Milvus) -> None:
-    put(store, a={"spot": {"lat": 1.0, "lon": 179.5}}, b={"spot": {"lat": 1.0, "lon": -179.5}}, c={"spot": {"lat": 1.0, "lon": 0.0}}, d={})
+    put(
+        store,
+        a={"spot": {"lat": 1.0, "lon": 179.5}},
+        b={"spot": {"lat": 1.0, "lon": -179.5}},
+        c={"spot": {"lat": 1.0, "lon": 0.0}},
+        d={},
+    )
     assert found(store, F.spot.within_box(0, 179, 2, -179)) == {"a", "b"}  # across the date line
     assert found(store, F.spot.within_box(1, 0, 1, 0)) == {"c"}  # edges belong to it
     assert found(store, F.spot.within_box(0, -180, 2, 180)) == {"a", "b", "c"}

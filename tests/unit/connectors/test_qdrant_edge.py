@@ -217,6 +217,7 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
         (Exception("Not existing vector name error: zz"), errors.FingerprintMismatch),
         (Exception("failed to open WAL /d/wal: Can't init WAL: Kind(WouldBlock)"), errors.StoreLocked),
         (Exception("Service runtime error: No space left on device"), errors.StoreFull),
+        (Exception("Service runtime error: Shard is not initialized"), errors.NotFound),
         (Exception("Service runtime error: something"), errors.StoreError),
         (PermissionError(errno.EACCES, "Permission denied"), errors.AccessDenied),
     ],
