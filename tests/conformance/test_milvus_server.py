@@ -38,3 +38,10 @@ def test_the_suite(record_property: pytest.RecordProperty) -> None:
 def test_faults() -> None:
     output = ran("pytest", "-q", "-p", "no:cacheprovider", "tests/conformance/milvus_server_faults.py")
     assert re.search(r"\d+ passed", output)
+
+
+@pytest.mark.timeout(600)
+def test_the_documents() -> None:
+    """README and docs/adopting.md, with the address of the server in them."""
+    output = ran("shards", "1", "tests/docs/test_docs.py", "tests/docs/test_adopting_page.py", "-k", "milvus_server")
+    assert "2 passed" in output

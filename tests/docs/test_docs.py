@@ -15,6 +15,8 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SERVER = os.environ.get("PIXDEX_MILVUS_SERVER")
+"""The URL of a Milvus server, where these tests run beside one: see ``tests.milvus_server``."""
 BLOCKS = re.findall(r"```(python|console)\n(.*?)```", README, re.DOTALL)
 
 
@@ -51,11 +53,9 @@ STORES = {
     "qdrant+local": "qdrant+local://{0}.qdrant#{0}",
     "qdrant+edge": "qdrant+edge://{0}.edge#{0}",
     "milvus+lite": "milvus+lite://{0}.db#{0}",
-    **({"server": os.environ["PIXDEX_TEST_URL"] + "/{0}"} if "PIXDEX_TEST_URL" in os.environ else {}),
+    **({"milvus_server": f"{SERVER}/{{0}}"} if SERVER else {}),
 }
-"""Engines that the README's program runs on, by changing nothing but the addresses; of a server that
-``PIXDEX_TEST_URL`` names, too.
-"""
+"""Engines that the README's program runs on, by changing nothing but the addresses."""
 
 
 @pytest.mark.parametrize("store", STORES)

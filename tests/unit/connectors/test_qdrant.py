@@ -307,7 +307,7 @@ def test_a_point_of_another_tool(store: qdrant.Qdrant) -> None:
 
 def test_ids_that_share_a_point_are_told_apart(store: qdrant.Qdrant) -> None:
     put(store, a={"_rev": 1})
-    payload = {"_id": "b", "payload": {}}
+    payload = {"_id": "b", "payload": "{}"}
     with store._calling(None) as opened:
         opened.client.upsert("main", [models.PointStruct(id=point_id("a"), vector={}, payload=payload)])
     with pytest.raises(errors.StoreError, match="share point"):
