@@ -17,7 +17,7 @@ from pixdex import errors
 from pixdex.connectors._deadline import Deadline
 from pixdex.connectors._milvus_errors import not_loaded, quiet, translated
 from pixdex.connectors._milvus_index import EXACT, Index
-from pixdex.connectors._milvus_rows import Layout, Table, physical
+from pixdex.connectors._milvus_rows import Layout, Table, logical, physical
 from pixdex.connectors._shared import Share, Shared, holds_store
 from pixdex.connectors._specs import Specs
 from pixdex.connectors.address import Address, secret
@@ -171,6 +171,12 @@ class Store:
                 f"collection {name!r} was not made by pixdex: it has no Spec, `pixdex adopt` opens it"
             )
         return Spec.from_json(text)
+
+    def aliases(self, timeout: float | None) -> dict[str, str]:
+        """Alias -> collection."""
+        names = self.client.list_aliases(**once(timeout))["aliases"]
+        found = [self.client.describe_alias(alias, **once(timeout)) for alias in names]
+        return {logical(alias["alias"]): logical(alias["collection_name"]) for alias in found}
 
     def table(self, name: str, timeout: float | None) -> Table:
         """Columns and indexes of a collection."""

@@ -202,9 +202,7 @@ class Milvus:
         if self._share.lease() is None:
             return {}
         with self._calling() as store:
-            names = store.client.list_aliases(**once(timeout))["aliases"]
-            found = [store.client.describe_alias(alias, **once(timeout)) for alias in names]
-        return {logical(alias["alias"]): logical(alias["collection_name"]) for alias in found}
+            return store.aliases(timeout)
 
     # --- other tools' collections ---
 
@@ -254,16 +252,13 @@ class Milvus:
         with self._calling(name) as store:
             layout = store.last(name, timeout)
             vectors = wanted(layout.spec, want)
-            asked = {"filter": layout.key.among(ids), "output_fields": layout.columns(vectors, want)}
-
-            def read_once() -> Any:
-                return store.loaded("query", name, timeout, **asked, **_level(store, "Session"))
-
-            read = read_once() if ids else []
+            asked: dict[str, Any] = {"filter": layout.key.among(ids), "output_fields": layout.columns(vectors, want)}
+            asked |= _level(store, "Session")
+            read = store.loaded("query", name, timeout, **asked) if ids else []
             if store.server and len(read) < len(ids):
                 # A server replaces a record by removing and adding it, and may be seen in between: look again. All of
                 # it, since an alias may move meanwhile.
-                read = max(read, read_once(), key=len)
+                read = max(read, store.loaded("query", name, timeout, **asked), key=len)
         return to_batch([layout.row(cells, vectors, want) for cells in read], vectors, want)
 
     def search(self, name: str, request: Search, *, timeout: float | None) -> Sequence[Sequence[Hit]]:
