@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pymilvus import MilvusClient
+
 from pixdex.errors import ConfigError, nearest
-from pixdex.types import Metric, Tuning
+from pixdex.types import Metric, Tuning, Vector
 
 __all__ = ["APPROXIMATE", "EXACT", "METRICS", "Index", "search_params"]
 
@@ -51,6 +53,14 @@ class Index:
         if self.kind == "HNSW":
             return {"M": self.m, "efConstruction": self.ef_construction}
         return {"nlist": self.nlist} if self.kind in _LISTS else {}
+
+    def of(self, vectors: Sequence[Vector]) -> Any:
+        """Such an index on each vector, as ``create_index`` takes them."""
+        indexes = MilvusClient.prepare_index_params()
+        for vector in vectors:
+            metric = METRICS[vector.metric]
+            indexes.add_index(vector.column, index_type=self.kind, metric_type=metric, params=self.params)
+        return indexes
 
 
 def search_params(kind: str, metric: Metric, tuning: Tuning, k: int) -> dict[str, Any]:

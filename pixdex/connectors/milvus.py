@@ -131,14 +131,7 @@ class Milvus:
                 f"collection {name!r} needs {len(made.fields)} columns, a Milvus server allows {MAX_COLUMNS}: a field "
                 "takes two, a place three: declare only what filters need, the rest of a payload is kept anyway"
             )
-        indexes = MilvusClient.prepare_index_params()
-        for vector in spec.vectors:
-            indexes.add_index(
-                vector.column,
-                index_type=self._index.kind,
-                metric_type=METRICS[vector.metric],
-                params=self._index.params,
-            )
+        indexes = self._index.of(spec.vectors)
         with self._calling(name, make=True) as store:
             client = store.client
             if client.has_collection(collection, **once(timeout)):  # a server takes an equal one for the same
