@@ -30,12 +30,10 @@ from pixdex.types import Batch, Hit, Metric, Page, Scan, Search, Spec, Want
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 try:
-    from pymilvus import MilvusClient
-
     from pixdex.connectors import _milvus_foreign as foreign
     from pixdex.connectors._milvus_client import NAMED_VECTORS, PROPERTY, Options, ServerShare, Store, lite_share, once
     from pixdex.connectors._milvus_errors import quiet, translated
-    from pixdex.connectors._milvus_index import APPROXIMATE, METRICS, Index, search_params
+    from pixdex.connectors._milvus_index import APPROXIMATE, Index, search_params
     from pixdex.connectors._milvus_rows import MAX_TOKEN_BYTES, MAX_VARCHAR, logical, physical, schema
 except ImportError as error:
     raise MissingDependency("pymilvus", "milvus") from error
