@@ -93,7 +93,8 @@ class Policy:
                     raise
                 self.sleep(wait)
             else:
-                self.observe(Attempt(call, number, self.clock() - started, None))
+                if self.observe is not _silent:
+                    self.observe(Attempt(call, number, self.clock() - started, None))
                 return result
         raise StoreTimeout(f"{call.verb} on {call.collection!r} did not finish within {self.deadline:g} s") from met
 
