@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,12 @@ from pixdex.connectors._deadline import Deadline
 from pixdex.connectors._milvus_errors import not_loaded, quiet, translated
 from pixdex.connectors._milvus_index import EXACT, Index
 from pixdex.connectors._milvus_rows import Layout, Table, logical, physical
-from pixdex.connectors._shared import Share, Shared, holds_store
+from pixdex.connectors._shared import Own, Share, Shared, holds_store
 from pixdex.connectors._specs import Specs
 from pixdex.connectors.address import Address, secret
 from pixdex.types import Spec
 
-__all__ = ["PROPERTY", "Options", "ServerShare", "Store", "lite_share", "once"]
+__all__ = ["PROPERTY", "Options", "Store", "lite_share", "once", "server_share"]
 
 PROPERTY = "pixdex"
 """The key under which a collection's properties hold its Spec."""
@@ -249,58 +247,41 @@ def lite_share(path: str) -> Share[Store]:
 # --- a server ---
 
 
-@dataclass(frozen=True, slots=True)
-class _Lease:
-    resource: Store
-    lock: AbstractContextManager[Any] = field(default_factory=nullcontext)
+def server_share(address: Address, options: Options) -> Own[Store]:
+    """A connection of its own to a server, made at once, since its version says what it can do.
+
+    Raises:
+        Unsupported: the server is too old.
+    """
+    found = address.server
+    host = f"[{found.host}]" if ":" in found.host else found.host
+    place = f"milvus://{host}:{found.port or 19530}" + (f"/{found.database}" if found.database else "")
+    with quiet(), translated(place=place):
+        client = _connected(f"{host}:{found.port or 19530}", found.database, options)
+        version = _version(client.get_server_version(**once(_CONNECT_LIMIT)))
+    if version < OLDEST:
+        client.close()
+        raise errors.Unsupported(
+            f"{place} is Milvus {'.'.join(map(str, version))}; pixdex needs {'.'.join(map(str, OLDEST))} or newer"
+        )
+    return Own(place, Store(client, place, version=version, registry=options.registry), Store.close)
 
 
-class ServerShare:
-    """A connection of its own to a server, made at once, since its version says what it can do."""
-
-    def __init__(self, address: Address, options: Options) -> None:
-        found = address.server
-        host = f"[{found.host}]" if ":" in found.host else found.host
-        self.path = f"milvus://{host}:{found.port or 19530}" + (f"/{found.database}" if found.database else "")
-        token = secret(options.key_env)
-        if options.ca is not None and not Path(options.ca).expanduser().is_file():
-            raise errors.ConfigError(f"option ca={options.ca!r}: there is no such file")
-        secure = options.tls or options.ca is not None
-        tls = {"secure": True} if secure else {}
-        if options.ca is not None:
-            tls["server_pem_path"] = str(Path(options.ca).expanduser())  # type: ignore[assignment]
-        with quiet(), translated(place=self.path):
-            client = MilvusClient(
-                uri=f"{'https' if secure else 'http'}://{host}:{found.port or 19530}",
-                token=token or "",
-                db_name=found.database or "",
-                timeout=_CONNECT_LIMIT,
-                dedicated=True,
-                **tls,
-            )
-            version = _version(client.get_server_version(**once(_CONNECT_LIMIT)))
-        if version < OLDEST:
-            client.close()
-            raise errors.Unsupported(
-                f"{self.path} is Milvus {'.'.join(map(str, version))}; pixdex needs {'.'.join(map(str, OLDEST))} or newer"
-            )
-        self.version = version
-        self._lock = threading.Lock()
-        self._store: Store | None = Store(client, self.path, version=version, registry=options.registry)
-
-    def lease(self, *, make: bool = False) -> _Lease:
-        """The open client."""
-        store = self._store
-        if store is None:
-            raise errors.StoreError(f"this connector of {self.path} is closed")
-        return _Lease(store)
-
-    def close(self) -> None:
-        """Close it; twice is fine."""
-        with self._lock:
-            store, self._store = self._store, None
-        if store is not None:
-            store.close()
+def _connected(authority: str, database: str | None, options: Options) -> Any:
+    if options.ca is not None and not Path(options.ca).expanduser().is_file():
+        raise errors.ConfigError(f"option ca={options.ca!r}: there is no such file")
+    secure = options.tls or options.ca is not None
+    tls: dict[str, Any] = {"secure": True} if secure else {}
+    if options.ca is not None:
+        tls["server_pem_path"] = str(Path(options.ca).expanduser())
+    return MilvusClient(
+        uri=f"{'https' if secure else 'http'}://{authority}",
+        token=secret(options.key_env) or "",
+        db_name=database or "",
+        timeout=_CONNECT_LIMIT,
+        dedicated=True,
+        **tls,
+    )
 
 
 def _version(text: str) -> tuple[int, ...]:

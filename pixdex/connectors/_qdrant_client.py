@@ -7,7 +7,6 @@ import re
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from pixdex import errors
 from pixdex.connectors._qdrant_errors import translated
 from pixdex.connectors._qdrant_models import Index
 from pixdex.connectors._qdrant_points import index_keys
-from pixdex.connectors._shared import Share, Shared, holds_store
+from pixdex.connectors._shared import Own, Share, Shared, holds_store
 from pixdex.connectors._specs import Specs
 from pixdex.connectors.address import Address, secret
 from pixdex.types import Spec
@@ -31,10 +30,10 @@ __all__ = [
     "METADATA",
     "NO_LIMIT",
     "Server",
-    "ServerShare",
     "Store",
     "local_share",
     "server_of",
+    "server_share",
     "whole",
 ]
 
@@ -254,34 +253,10 @@ def _seconds(timeout: float | None) -> float:
 # --- opening ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Lease:
-    """A store that needs no lock."""
-
-    resource: Store
-    lock: AbstractContextManager[None] = field(default_factory=nullcontext)
-
-
-class ServerShare:
+def server_share(server: Server) -> Own[Store]:
     """A connection of its own to a server; nothing is sent before the first call."""
-
-    def __init__(self, server: Server) -> None:
-        self.path = server.place
-        with translated(self.path):
-            self._store: Store | None = Store(_connected(server), server.place, server)
-
-    def lease(self, *, make: bool = False) -> _Lease:
-        """The open client."""
-        store = self._store
-        if store is None:
-            raise errors.StoreError(f"this connector of {self.path} is closed")
-        return _Lease(store)
-
-    def close(self) -> None:
-        """Close it; twice is fine."""
-        store, self._store = self._store, None
-        if store is not None:
-            store.close()
+    with translated(server.place):
+        return Own(server.place, Store(_connected(server), server.place, server), Store.close)
 
 
 def _connected(server: Server) -> QdrantClient:

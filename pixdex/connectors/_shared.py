@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from pixdex.errors import StoreError, StoreFormat
 
-__all__ = ["Lease", "Share", "Shared", "holds_store"]
+__all__ = ["Lease", "Own", "Share", "Shared", "holds_store"]
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ class Lease(Generic[T]):
     """A share of an open store: hold ``lock`` around each use, call ``release`` once."""
 
     resource: T
-    lock: threading.RLock
+    lock: AbstractContextManager[object]
     release: Callable[[], None]
 
 
@@ -103,6 +104,30 @@ class Share(Generic[T]):
             lease, self._lease, self._closed = self._lease, None, True
         if lease is not None:
             lease.release()
+
+
+class Own(Generic[T]):
+    """A connector's own connection to the server at ``place``: nobody shares it, and it takes calls of many threads."""
+
+    def __init__(self, place: str, resource: T, closer: Callable[[T], object]) -> None:
+        self.path = place
+        self._closer = closer
+        self._lock = threading.Lock()
+        self._lease: Lease[T] | None = Lease(resource, nullcontext(), self.close)
+
+    def lease(self, *, make: bool = False) -> Lease[T]:
+        """The open connection."""
+        lease = self._lease
+        if lease is None:
+            raise StoreError(f"this connector of {self.path} is closed")
+        return lease
+
+    def close(self) -> None:
+        """Close it; twice is fine."""
+        with self._lock:
+            lease, self._lease = self._lease, None
+        if lease is not None:
+            self._closer(lease.resource)
 
 
 def holds_store(path: str, mark: str, kind: str) -> bool:

@@ -31,7 +31,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 try:
     from pixdex.connectors import _milvus_foreign as foreign
-    from pixdex.connectors._milvus_client import NAMED_VECTORS, PROPERTY, Options, ServerShare, Store, lite_share, once
+    from pixdex.connectors._milvus_client import NAMED_VECTORS, PROPERTY, Options, Store, lite_share, once, server_share
     from pixdex.connectors._milvus_errors import quiet, translated
     from pixdex.connectors._milvus_index import APPROXIMATE, Index, search_params
     from pixdex.connectors._milvus_rows import MAX_TOKEN_BYTES, MAX_VARCHAR, logical, physical, schema
@@ -91,8 +91,9 @@ def connect_server(address: Address) -> Milvus:
     """
     options = address.read_options(Options)
     index = options.chosen("HNSW")
-    share = ServerShare(address, options)
-    most = SERVER.max_vectors if share.version >= NAMED_VECTORS else 1
+    share = server_share(address, options)
+    version = share.lease().resource.version or NAMED_VECTORS
+    most = SERVER.max_vectors if version >= NAMED_VECTORS else 1
     return Milvus(share, scheme="milvus", capabilities=replace(SERVER, max_vectors=most), index=index)
 
 

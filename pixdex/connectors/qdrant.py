@@ -29,7 +29,7 @@ try:
 
     from pixdex.connectors import _qdrant_foreign as foreign
     from pixdex.connectors import _qdrant_schema as schema
-    from pixdex.connectors._qdrant_client import KEEPS_SPECS, ServerShare, Store, local_share, server_of, whole
+    from pixdex.connectors._qdrant_client import KEEPS_SPECS, Store, local_share, server_of, server_share, whole
     from pixdex.connectors._qdrant_errors import translated
     from pixdex.connectors._qdrant_filters import OPERATORS
     from pixdex.connectors._qdrant_ids import foreign_id, point_id
@@ -82,7 +82,7 @@ def connect_server(address: Address) -> Qdrant:
     Raises:
         ConfigError: no host, an option that is not known, or a key that is not set.
     """
-    return Qdrant(ServerShare(server_of(address)), scheme=address.scheme, capabilities=SERVER)
+    return Qdrant(server_share(server_of(address)), scheme=address.scheme, capabilities=SERVER)
 
 
 class Qdrant:
