@@ -71,7 +71,7 @@ class Address:
         return self._served()[0]
 
     def _served(self) -> tuple[Server, str | None]:
-        example = f"{self.scheme}://localhost:6333/photos"
+        example = f"{self.scheme}://localhost/photos"
         if "@" in self.place.split("/")[0]:
             raise ConfigError(
                 f"{self}: a secret stands in the address; put it into an environment variable and name that with "
