@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -284,8 +283,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pixdex-") as folder:
         urls = {name: url.format(folder=folder) for name, url in LOCAL.items() if name in (options.store or LOCAL)}
         for name, url in {**urls, **{url: url for url in options.url}}.items():
-            with suppress(MissingDependency):
+            try:
                 results[name] = measure(url, searches, upserts)
+            except MissingDependency as error:
+                print(f"{name} is left out: {error}")
     rows = [(n, verb, *found.values()) for n, verbs in results.items() for verb, found in verbs.items()]
     table(("store", "verb", "added us", "95 % from", "to", "raw us", "added %"), rows)
     goals: dict[str, Goal] = {}
@@ -294,7 +295,8 @@ def main() -> int:
         if name.startswith(GOAL_FOR_UPSERT):
             goals[f"added_percent upsert {name}"] = Goal(verbs["upsert"]["percent"], MOST_PERCENT, at_most=True)
     settings = {"k": K, "dim": DIM, "batch": BATCH, "searches": searches, "upserts": upserts, "clock": "perf_counter"}
-    return 0 if report("overhead", settings | results, goals, as_json=options.json) else 1
+    met = report("overhead", settings | results, goals, as_json=options.json)
+    return 0 if met and len(results) == len(urls) + len(options.url) else 1
 
 
 if __name__ == "__main__":

@@ -232,18 +232,19 @@ class Reader:
         """Payloads as users see them; another tool's as they are."""
         if not self.spec.native:
             return payloads
-        converted = _records.conversions(self.spec)
-        return [_records.from_port(payload, converted) for payload in payloads]
+        return _records.from_port(payloads, _records.conversions(self.spec))
 
     def _seen(self, hits: Sequence[Hit], want: Want) -> list[Hit]:
         """Hits of the port as users see them."""
         payloads: Sequence[Payload | None] = (
             self._shown([hit.payload or {} for hit in hits]) if want.payload else (None,) * len(hits)
         )
-        name = self._logical_names() if want.vectors else {}
+        seen = zip(hits, payloads, strict=True)
+        if not want.vectors:
+            return [Hit(hit.id, hit.score, payload, None, hit.tokens, hit.trace) for hit, payload in seen]
+        name = self._logical_names()
         return [
-            Hit(hit.id, hit.score, payload, _renamed(hit.vectors, name), hit.tokens, hit.trace)
-            for hit, payload in zip(hits, payloads, strict=True)
+            Hit(hit.id, hit.score, payload, _renamed(hit.vectors, name), hit.tokens, hit.trace) for hit, payload in seen
         ]
 
 

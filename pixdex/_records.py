@@ -6,7 +6,7 @@ Everything here raises InvalidRecord that names the record and the remedy, befor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -227,15 +227,18 @@ def conversions(spec: Spec) -> Conversions:
     return [(field.name, field.many, _SEEN[field.kind]) for field in spec.fields if field.kind in _SEEN]
 
 
-def from_port(payload: Payload, converted: Conversions) -> Payload:
-    """A payload as users see it: without ``_rev``, declared times as aware datetimes in UTC."""
-    seen = dict(payload)
-    seen.pop("_rev", None)  # no other key of ours starts with an underscore
-    for name, many, read in converted:
-        value = seen.get(name)
-        if value is not None:
-            seen[name] = [read(item) for item in value] if many else read(value)
-    return seen
+def from_port(payloads: Iterable[Payload], converted: Conversions) -> list[Payload]:
+    """Payloads as users see them: without ``_rev``, declared times as aware datetimes in UTC."""
+    shown: list[Payload] = []
+    for payload in payloads:
+        seen = dict(payload)
+        seen.pop("_rev", None)  # no other key of ours starts with an underscore
+        for name, many, read in converted:
+            value = seen.get(name)
+            if value is not None:
+                seen[name] = [read(item) for item in value] if many else read(value)
+        shown.append(seen)
+    return shown
 
 
 def _place_seen(place: Any) -> Any:

@@ -6,6 +6,7 @@ loaded by the first call that touches vectors and not by an import.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ def checked_vectors(
         raise InvalidRecord(f"vector {vector.name!r} has {vector.dim} dimensions, got an array of shape {array.shape}")
     if ids is not None and len(matrix) != len(ids):  # [dim] given where [n, dim] is meant
         raise InvalidRecord(f"{len(ids)} ids but {len(matrix)} rows of vector {vector.name!r}")
+    if ids is None and len(matrix) == 1:
+        return _checked_query(matrix, vector)
     if present is not None:
         matrix[~present] = 0.0
     # In float64: squares of tiny or huge float32 values neither vanish nor overflow, so that a sum of them is finite
@@ -51,6 +54,21 @@ def checked_vectors(
             matrix = matrix.astype(np.float16).astype(np.float32)
         _refuse_rows(~np.isfinite(matrix).all(axis=1), f"vector {vector.name!r} overflows float16", ids)
     return matrix
+
+
+def _checked_query(matrix: NDArray[np.float32], vector: Vector) -> NDArray[np.float32]:
+    """The same for one query, with a third of the calls: they would take longer than the rest of the facade."""
+    wide = matrix[0].astype(np.float64)
+    square = float(wide.dot(wide))
+    if not math.isfinite(square):
+        raise InvalidRecord(f"query 0: vector {vector.name!r} holds NaN or infinity")
+    if vector.metric is not Metric.COSINE:
+        return matrix
+    if square == 0.0:
+        raise InvalidRecord(f"query 0: vector {vector.name!r} is zero, which has no cosine")
+    wide /= math.sqrt(square)
+    normalized: NDArray[np.float32] = wide.astype(np.float32)[None, :]
+    return normalized
 
 
 def _as_float32(array: NDArray[Any]) -> NDArray[np.float32]:

@@ -49,8 +49,8 @@ class Records(Protocol):
         """A point that was read with ``keys`` and ``vectors``."""
         ...
 
-    def hit(self, point: Any, score: float, want: Want) -> Hit:
-        """The same as a result, where neither vectors nor tokens are wanted: there are many of these."""
+    def hits(self, scored: Sequence[tuple[Any, float]], want: Want) -> list[Hit]:
+        """The same as results, where neither vectors nor tokens are wanted: the quick way, as there are many."""
         ...
 
 
@@ -78,11 +78,15 @@ class _Native:
         tokens = decode_tokens(stored.get("tokens", "")) if want.tokens else None
         return Row(record, _loaded(stored), vectors, tokens)
 
-    def hit(self, point: Any, score: float, want: Want) -> Hit:
-        stored = point.payload
-        if not stored or "_id" not in stored:
-            return to_hit(self.row(point, want), score)
-        return Hit(stored["_id"], score, _loaded(stored))
+    def hits(self, scored: Sequence[tuple[Any, float]], want: Want) -> list[Hit]:
+        hits = []
+        for point, score in scored:
+            stored = point.payload  # once: Edge makes a dict of it at each look
+            if not stored or "_id" not in stored:
+                hits.append(to_hit(self.row(point, want), score))
+            else:
+                hits.append(Hit(stored["_id"], score, payload_of(stored["payload"]) if want.payload else None))
+        return hits
 
 
 def _loaded(stored: Mapping[str, Any]) -> Payload | None:
@@ -117,8 +121,8 @@ class _Foreign:
         wanted = {name: vectors[name] for name in want.vectors if name in vectors}
         return Row(str(point.id), (point.payload or {}) if want.payload else None, wanted, None)
 
-    def hit(self, point: Any, score: float, want: Want) -> Hit:
-        return Hit(str(point.id), score, (point.payload or {}) if want.payload else None)
+    def hits(self, scored: Sequence[tuple[Any, float]], want: Want) -> list[Hit]:
+        return [Hit(str(point.id), score, (point.payload or {}) if want.payload else None) for point, score in scored]
 
 
 _NATIVE = _Native()

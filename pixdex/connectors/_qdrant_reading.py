@@ -68,7 +68,7 @@ class Reading:
         records, want = self.records, self.want
         if want.vectors or want.tokens:
             return [to_hit(records.row(point, want), score) for point, score in scored]
-        return [records.hit(point, score, want) for point, score in scored]
+        return records.hits(scored, want)
 
 
 def reading(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,3 +42,15 @@ def connector(server: str) -> Iterator[Connector]:
 
 class TestMilvusServer(ConnectorConformance):
     """No deviations."""
+
+    @pytest.fixture
+    def reopen(self, server: str) -> Callable[[], Connector]:
+        from pixdex.connectors.milvus import connect_server
+
+        return lambda: connect_server(parse(f"{server}/main").with_served_collection())
+
+    @pytest.fixture
+    def second(self, reopen: Callable[[], Connector]) -> Iterator[Connector]:
+        connector = reopen()
+        yield connector
+        connector.close()

@@ -46,5 +46,11 @@ class TestQdrantGrpc(ConnectorConformance):
         return server
 
     @pytest.fixture
+    def second(self, server: StandIn) -> Iterator[Connector]:
+        connector = opened(server)
+        yield connector
+        connector.close()
+
+    @pytest.fixture
     def reopen(self, server: StandIn) -> Callable[[], Connector]:
         return lambda: opened(server)

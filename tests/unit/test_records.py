@@ -421,8 +421,8 @@ def test_users_see_times_as_datetimes_and_no_revision():
     stored = checked(Batch(("a",), payloads=({"time": NOON, "times": [NOON], "x": 1},)), spec())
     with_rev = with_revs(stored, 5).payloads[0]
     assert with_rev["_rev"] == 5
-    assert from_port(with_rev, conversions(spec())) == {"time": NOON, "times": [NOON], "x": 1}
-    assert from_port({"time": None, "_rev": 1, "times": []}, conversions(spec())) == {"time": None, "times": []}
+    assert from_port([with_rev], conversions(spec())) == [{"time": NOON, "times": [NOON], "x": 1}]
+    assert from_port([{"time": None, "_rev": 1, "times": []}], conversions(spec())) == [{"time": None, "times": []}]
 
 
 def test_revisions_count_up():
