@@ -164,6 +164,10 @@ class Server:
             self.wait()
         return self
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def wait(self) -> None:
         """Return when it answers."""
         deadline = time.monotonic() + _START_LIMIT

@@ -52,23 +52,11 @@ def connector(server: Server) -> Iterator[Milvus]:
     connector.close()
 
 
-class _Paused:
-    def __init__(self, server: Server) -> None:
-        self._server = server
-
-    @contextmanager
-    def broken(self) -> Iterator[None]:
-        self._server.signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self._server.signal(signal.SIGCONT)
-
-
-class TestPaused(FaultCases):
-    @pytest.fixture
-    def faults(self, server: Server) -> _Paused:
-        return _Paused(server)
+@pytest.fixture(autouse=True)
+def _alive(server: Server) -> None:
+    """A server that was paused for long ends itself later: its session has expired."""
+    if not server.running:
+        server.start()
 
 
 # --- visibility ---
@@ -241,3 +229,25 @@ def test_a_wrong_token(tmp_path: Path, server: Server, monkeypatch: pytest.Monke
         assert opened(f"{guarded.url}?key_env=TOKEN").names(timeout=9) == []
     finally:
         guarded.kill()
+
+
+# --- last, as the server may not survive it ---
+
+
+class _Paused:
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    @contextmanager
+    def broken(self) -> Iterator[None]:
+        self._server.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._server.signal(signal.SIGCONT)
+
+
+class TestPaused(FaultCases):
+    @pytest.fixture
+    def faults(self, server: Server) -> _Paused:
+        return _Paused(server)
