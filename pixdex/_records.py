@@ -39,7 +39,7 @@ def checked(batch: Batch, spec: Spec) -> Batch:
     return Batch(
         batch.ids,
         vectors,
-        tuple(_payload(record, payload, spec) for record, payload in zip(batch.ids, payloads, strict=True)),
+        _payloads(batch.ids, payloads, spec),
         checked_tokens(batch, spec.tokens),
         absent,
     )
@@ -80,13 +80,21 @@ def _check_lengths(batch: Batch) -> None:
 # --- payloads ---------------------------------------------------------------------------------------
 
 
-def _payload(record: str, payload: Payload, spec: Spec) -> Payload:
-    if not isinstance(payload, Mapping):
-        raise InvalidRecord(f"record {record!r}: a payload is a mapping, not {type(payload).__name__}")
-    try:
-        return {_key(key): _entry(key, value, spec) for key, value in payload.items()}
-    except InvalidRecord as error:
-        raise InvalidRecord(f"record {record!r}: {error}") from None
+def _payloads(ids: Sequence[str], payloads: Sequence[Payload], spec: Spec) -> tuple[Payload, ...]:
+    fields = {field.name: field for field in spec.columns}
+    keys: set[str] = set()  # those that were looked at: records of a batch share theirs
+    checked = []
+    for record, payload in zip(ids, payloads, strict=True):
+        if not isinstance(payload, Mapping):
+            raise InvalidRecord(f"record {record!r}: a payload is a mapping, not {type(payload).__name__}")
+        try:
+            for key in payload:
+                if type(key) is not str or key not in keys:
+                    keys.add(_key(key))
+            checked.append({key: _entry(key, value, fields.get(key)) for key, value in payload.items()})
+        except InvalidRecord as error:
+            raise InvalidRecord(f"record {record!r}: {error}") from None
+    return tuple(checked)
 
 
 def _key(key: Any) -> str:
@@ -97,9 +105,25 @@ def _key(key: Any) -> str:
     return _text(key, "a payload key")
 
 
-def _entry(key: str, value: Any, spec: Spec) -> Any:
-    field = spec.field(key)
+def _entry(key: str, value: Any, field: Field | None) -> Any:
+    if _is_plain(value, field):
+        return value
     return _json(key, value, 0) if field is None else coerce(field, value)
+
+
+_PLAIN: Mapping[Kind, type] = {Kind.TEXT: str, Kind.INT: int, Kind.FLOAT: float, Kind.BOOL: bool}
+
+
+def _is_plain(value: Any, field: Field | None) -> bool:
+    """Whether a value is canonical beyond doubt. Most are, and to know it at once halves the cost of a write."""
+    kind = type(value)
+    if field is not None and (field.many or _PLAIN.get(field.kind) is not kind):
+        return False
+    if kind is str:
+        return bool(value.isascii()) and (field is None or len(value) <= MAX_TEXT_BYTES)
+    if kind is int:
+        return bool(-MAX_INT <= value <= MAX_INT)
+    return kind is bool or (kind is float and math.isfinite(value))
 
 
 def _json(key: str, value: Any, depth: int) -> Any:
