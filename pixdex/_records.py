@@ -278,5 +278,9 @@ _SEEN: Mapping[Kind, Callable[[Any], Any]] = {
 
 def with_revs(batch: Batch, first: int) -> Batch:
     """The batch with ``_rev`` in each payload, counting up from ``first``."""
-    payloads = batch.payloads or ()
-    return replace(batch, payloads=tuple({**p, "_rev": first + i} for i, p in enumerate(payloads)))
+    payloads = []
+    for rev, payload in enumerate(batch.payloads or (), first):
+        own = dict(payload)
+        own["_rev"] = rev
+        payloads.append(own)
+    return replace(batch, payloads=tuple(payloads))

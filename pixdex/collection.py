@@ -272,7 +272,7 @@ class Collection:
         ready = _records.with_revs(self._physical(checked), self._next_revs(len(checked)))
         done: list[str] = []
         for rows in cuts(sizes, self.capabilities):
-            piece = ready.take(rows)
+            piece = ready if len(rows) == len(ready) else ready.take(rows)
             try:
                 self._run("upsert", self.connector.upsert, piece, size=len(piece))
             except StoreError as error:
