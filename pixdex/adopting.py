@@ -22,14 +22,14 @@ from pixdex._joined import Joined
 from pixdex._vectors import checked_vectors
 from pixdex.collection import Collection
 from pixdex.connectors.port import Adopting, Survey, SurveyedVector
-from pixdex.errors import AlreadyExists, ConfigError, StoreFormat, Unsupported
+from pixdex.errors import AccessDenied, AlreadyExists, ConfigError, StoreFormat, Unsupported
 from pixdex.fields import AUTOMATIC, IMAGE
 from pixdex.filters.meaning import at
 from pixdex.ingest import ingest
 from pixdex.pictures import Item
 from pixdex.policy import Call, Policy
 from pixdex.report import Progress, Report, Tally
-from pixdex.types import MAX_ID_BYTES, Batch, Field, Fingerprint, Foreign, Metric, Payload, Spec, Vector, Want
+from pixdex.types import MAX_ID_BYTES, Batch, Field, Fingerprint, Foreign, Kind, Metric, Payload, Spec, Vector, Want
 
 if TYPE_CHECKING:
     from pixdex.connectors.port import Connector
@@ -100,7 +100,10 @@ def adopt(connector: Connector, proposal: Proposal, *, policy: Policy | None = N
         AccessDenied, Unsupported: the Spec cannot be kept in the store; the message names the remedy.
     """
     store, name = _adopting(connector), proposal.collection
-    (policy or Policy()).run(Call("register", name), lambda t: store.register(name, proposal.spec, timeout=t))
+    try:
+        (policy or Policy()).run(Call("register", name), lambda t: store.register(name, proposal.spec, timeout=t))
+    except AccessDenied as error:
+        raise AccessDenied(f"{error}; who may only read names a file in the address: ?registry=specs.json") from error
     return Collection.open(connector, name, policy=policy)
 
 
@@ -309,19 +312,20 @@ class _Sources:
         """Records, page by page, and an item for each that names a picture.
 
         Raises:
-            ConfigError: there are records, and none of the first page has the key.
+            ConfigError: the key is no text field of the collection, and no record of the first page has a picture.
         """
-        first = True
+        fields = self.collection.spec.fields
+        known = any(field.stored_as == self.images and field.kind is Kind.TEXT for field in fields)
         for page in self.collection.scan(where=self.where, want=want, size=_CHUNK):
             items = []
             for record, payload in zip(page.batch.ids, page.batch.payloads or (), strict=True):
                 path = self._path(record, payload)
                 if path is not None:
                     items.append(Item(record, path))
-            if first and not items and len(page.batch):
+            if not known and not items and len(page.batch):
                 keys = ", ".join(sorted({key for payload in page.batch.payloads or () for key in payload})) or "none"
                 raise ConfigError(f"no record has a picture under {self.images!r}: their keys are {keys}")
-            first = False
+            known = True
             yield page.batch, items
 
     def _path(self, record: str, payload: Payload) -> Path | None:

@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pixdex.connectors._files import sync_directory
 from pixdex.errors import StoreFormat
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Block", "Segment", "append", "sync_directory"]
+__all__ = ["Block", "Segment", "append"]
 
 VERSION = 1
 HEADER = 64
@@ -87,15 +88,6 @@ def append(path: Path, last: Block | None, rows: NDArray[Any], *, sync: bool) ->
     if last and (last.stop - last.start) * stride < BLOCK_BYTES:
         return Block(last.start, stop, zlib.crc32(data, last.crc))
     return Block(start, stop, zlib.crc32(data))
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names of new files in ``path`` durable."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 class Segment:

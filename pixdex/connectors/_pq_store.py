@@ -13,9 +13,9 @@ from typing import TypeAlias
 
 from pixdex.connectors import _pq_sql
 from pixdex.connectors._deadline import Deadline
+from pixdex.connectors._files import sync_directory
 from pixdex.connectors._pq_errors import DATABASE, SQLITE_DENIED, translated
 from pixdex.connectors._pq_lock import WriterLock
-from pixdex.connectors._pq_segments import sync_directory
 from pixdex.errors import AccessDenied, NotFound, StoreError, StoreFormat, StoreTimeout
 
 __all__ = ["Store"]

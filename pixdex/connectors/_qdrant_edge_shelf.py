@@ -15,7 +15,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import tempfile
 import threading
 import uuid
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ import orjson
 import qdrant_edge as edge
 
 from pixdex import errors
+from pixdex.connectors._files import replace_file
 from pixdex.connectors._qdrant_edge_models import INDEXES, Index
 from pixdex.connectors._qdrant_errors import translated
 from pixdex.connectors._qdrant_points import index_keys
@@ -232,17 +232,7 @@ class Shelf:
     def _save(self, contents: _Contents) -> None:
         if self.foreign:
             raise errors.Unsupported(f"{self.path} is a shard of another tool, which pixdex only reads")
-        handle, name = tempfile.mkstemp(dir=self.path, prefix=REGISTRY)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(contents.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(self.path / REGISTRY)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        _sync(self.path)
+        replace_file(self.path / REGISTRY, contents.to_json())
         self._contents = contents
         self.specs.forget()
 
@@ -252,14 +242,6 @@ def add_indexes(shard: Any, fields: tuple[Field, ...] | list[Field]) -> None:
     for declared in fields:
         for key in index_keys(declared):
             shard.update(edge.UpdateOperation.create_field_index(key, INDEXES[declared.kind]))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _is_ours(name: str) -> bool:

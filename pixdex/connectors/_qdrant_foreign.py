@@ -7,17 +7,15 @@ from typing import Any
 
 from qdrant_client import models
 
-from pixdex import errors
 from pixdex.connectors._qdrant_client import Store, whole
-from pixdex.connectors._qdrant_errors import translated
 from pixdex.connectors._qdrant_ids import foreign_id
 from pixdex.connectors._qdrant_points import vectors_of
 from pixdex.connectors._qdrant_survey import SAMPLE
 from pixdex.connectors._qdrant_survey import survey as survey_of
 from pixdex.connectors.port import Survey, SurveyedVector
-from pixdex.types import Batch, Metric, Spec
+from pixdex.types import Batch, Metric
 
-__all__ = ["attach", "register", "survey"]
+__all__ = ["attach", "survey"]
 
 _METRICS = {
     models.Distance.COSINE: Metric.COSINE,
@@ -52,19 +50,6 @@ def _vector(name: str, found: models.VectorParams) -> SurveyedVector:
         searchable=floats and found.multivector_config is None,
         index="hnsw" if metric else found.distance.value,
     )
-
-
-def register(store: Store, name: str, spec: Spec | None, timeout: float | None) -> None:
-    """Keep the Spec with the collection, or in the registry file.
-
-    Raises:
-        AccessDenied: the key may only read.
-    """
-    try:
-        with translated(store.place):
-            store.keep(name, spec, timeout)
-    except errors.AccessDenied as error:
-        raise errors.AccessDenied(f"{error}; a key that may only read needs a file: ?registry=specs.json") from error
 
 
 def attach(store: Store, name: str, batch: Batch, timeout: float | None) -> None:

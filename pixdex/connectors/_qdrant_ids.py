@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
 
 __all__ = ["foreign_id", "point_id"]
 
@@ -24,8 +23,3 @@ def foreign_id(record: str) -> int | str | None:
         return record if str(uuid.UUID(record)) == record else None
     except ValueError:
         return None
-
-
-def shown(point: Any) -> str:
-    """The point id of another tool's record as text."""
-    return str(point)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import orjson
 
+from pixdex.connectors._files import replace_file
 from pixdex.errors import StoreFormat
 from pixdex.types import Spec
 
@@ -64,7 +63,7 @@ class Specs:
         entries = self._registered() | ({} if spec is None else {name: spec.to_json()})
         if spec is None:
             entries.pop(name, None)
-        _replace(self._registry, orjson.dumps(entries, option=orjson.OPT_INDENT_2))
+        replace_file(self._registry, orjson.dumps(entries, option=orjson.OPT_INDENT_2))
         self.forget()
 
     def _registered(self) -> dict[str, str]:
@@ -77,14 +76,3 @@ class Specs:
         if not isinstance(entries, dict):
             raise StoreFormat(f"registry {self._registry} holds no object: collection -> Spec")
         return entries
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that at any moment it is the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(path)

@@ -151,7 +151,7 @@ class Qdrant:
             if not store.specs.in_file:
                 store.require(KEEPS_SPECS, "keeping a Spec there (else name a file: ?registry=specs.json)")
             store.info(name, timeout)
-            foreign.register(store, name, spec, timeout)
+            store.keep(name, spec, timeout)
 
     def attach(self, name: str, batch: Batch, *, timeout: float | None) -> None:
         with self._calling(timeout) as store:

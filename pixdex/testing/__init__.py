@@ -17,7 +17,7 @@ and in a test module::
     class TestMyStore(ConnectorConformance):
         pass
 
-Nothing else is needed: tests choose themselves by ``connector.capabilities``. Needs pytest and hypothesis.
+Nothing else is needed (for a server ``ServerConformance`` asks for its URL instead): tests choose themselves by ``connector.capabilities``. Needs pytest and hypothesis.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pixdex.testing.conformance import ConnectorConformance, Deviation
+    from pixdex.testing.conformance import ConnectorConformance, Deviation, ServerConformance
 
-__all__ = ["ConnectorConformance", "Deviation"]
+__all__ = ["ConnectorConformance", "Deviation", "ServerConformance"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,12 +14,14 @@ A deviation is a strict xfail: when the store heals, the test says so. A test ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
 
+from pixdex.connectors import connect
+from pixdex.connectors.port import Connector
 from pixdex.testing._alter import AlterCases
 from pixdex.testing._collections import CollectionCases
 from pixdex.testing._concurrency import ConcurrencyCases
@@ -35,7 +37,7 @@ from pixdex.testing._tokens import TokenCases
 from pixdex.testing._vectors import VectorCases
 from pixdex.testing.plugin import CONFORMANCE, DEVIATION
 
-__all__ = ["ConnectorConformance", "Deviation"]
+__all__ = ["ConnectorConformance", "Deviation", "ServerConformance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +106,31 @@ class ConnectorConformance(
         if deviation is not None:
             properties.append((DEVIATION, deviation.reason))
             request.applymarker(pytest.mark.xfail(reason=deviation.reason, raises=deviation.raises, strict=True))
+
+
+class ServerConformance(ConnectorConformance):
+    """For stores that run apart from the program: give a fixture ``url`` beside it, of any scope, instead of
+    ``connector``; connections, a second one among them, are opened by that. ``faults`` is still yours to give.
+    """
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def connector(cls, url: str) -> Iterator[Connector]:
+        """A connection that the tests of a class share."""
+        yield from _connected(url)
+
+    @pytest.fixture
+    def second(self, url: str) -> Iterator[Connector]:
+        """Another one."""
+        yield from _connected(url)
+
+    @pytest.fixture
+    def reopen(self, url: str) -> Callable[[], Connector]:
+        """Opens one more, which the test closes."""
+        return lambda: connect(url)[0]
+
+
+def _connected(url: str) -> Iterator[Connector]:
+    connector, _ = connect(url)
+    yield connector
+    connector.close()

@@ -67,6 +67,7 @@ A_STORE = {
     "connectors._shared",
     "connectors._rows",
     "connectors._deadline",
+    "connectors._files",
     "connectors._specs",
     *SPINE,
 }

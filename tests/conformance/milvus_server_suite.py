@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("pymilvus")
 
-from pixdex.connectors.address import parse
-from pixdex.connectors.port import Connector
-from pixdex.testing import ConnectorConformance
+from pixdex.testing import ServerConformance
 from tests.milvus_server import INSIDE, Server
 
 if INSIDE not in os.environ:
@@ -20,8 +18,8 @@ if INSIDE not in os.environ:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server: the one that runs in this namespace, else a fresh one."""
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The server that runs in this namespace, else a fresh one."""
     running = os.environ.get("PIXDEX_MILVUS_SERVER")
     if running:
         yield running
@@ -31,26 +29,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.kill()
 
 
-@pytest.fixture(scope="module")
-def connector(server: str) -> Iterator[Connector]:
-    from pixdex.connectors.milvus import connect_server
-
-    connector = connect_server(parse(f"{server}/main").with_served_collection())
-    yield connector
-    connector.close()
-
-
-class TestMilvusServer(ConnectorConformance):
+class TestMilvusServer(ServerConformance):
     """No deviations."""
-
-    @pytest.fixture
-    def reopen(self, server: str) -> Callable[[], Connector]:
-        from pixdex.connectors.milvus import connect_server
-
-        return lambda: connect_server(parse(f"{server}/main").with_served_collection())
-
-    @pytest.fixture
-    def second(self, reopen: Callable[[], Connector]) -> Iterator[Connector]:
-        connector = reopen()
-        yield connector
-        connector.close()

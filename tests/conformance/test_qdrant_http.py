@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pixdex.connectors.address import parse
-from pixdex.connectors.port import Connector
-from pixdex.testing import ConnectorConformance
+from pixdex.testing import ServerConformance
 
 pytest.importorskip("qdrant_client")
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -25,32 +23,14 @@ def server() -> Iterator[StandIn]:
     server.kill()
 
 
-def opened(server: StandIn) -> Connector:
-    from pixdex.connectors.qdrant import connect_server
-
-    return connect_server(parse(server.url).with_served_collection())
-
-
 @pytest.fixture(scope="module")
-def connector(server: StandIn) -> Iterator[Connector]:
-    connector = opened(server)
-    yield connector
-    connector.close()
+def url(server: StandIn) -> str:
+    return server.url
 
 
-class TestQdrantHttp(ConnectorConformance):
+class TestQdrantHttp(ServerConformance):
     """No deviations."""
 
     @pytest.fixture
     def faults(self, server: StandIn) -> StandIn:
         return server
-
-    @pytest.fixture
-    def second(self, server: StandIn) -> Iterator[Connector]:
-        connector = opened(server)
-        yield connector
-        connector.close()
-
-    @pytest.fixture
-    def reopen(self, server: StandIn) -> Callable[[], Connector]:
-        return lambda: opened(server)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from pixdex.connectors import connect
-from pixdex.connectors.port import Connector
-from pixdex.testing import ConnectorConformance
+from pixdex.testing import ServerConformance
 
 pytest.importorskip("pymilvus")
 
@@ -30,20 +28,9 @@ def url(server: servers.Running) -> str:
     return f"milvus://{servers.HOST}:{server.ports[19530]}/main"
 
 
-@pytest.fixture(scope="module")
-def connector(url: str) -> Iterator[Connector]:
-    connector, _ = connect(url)
-    yield connector
-    connector.close()
-
-
-class TestMilvusServer(ConnectorConformance):
+class TestMilvusServer(ServerConformance):
     """No deviations."""
 
     @pytest.fixture
     def faults(self, server: servers.Running) -> servers.Running:
         return server
-
-    @pytest.fixture
-    def reopen(self, url: str) -> Callable[[], Connector]:
-        return lambda: connect(url)[0]

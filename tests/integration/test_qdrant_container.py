@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from pixdex.connectors import connect
-from pixdex.connectors.port import Connector
-from pixdex.testing import ConnectorConformance
+from pixdex.testing import ServerConformance
 
 pytest.importorskip("qdrant_client")
 
@@ -31,20 +29,9 @@ def url(request: pytest.FixtureRequest, server: servers.Running) -> str:
     return address if request.param == "rest" else f"{address}?grpc=1&grpc_port={server.ports[6334]}"
 
 
-@pytest.fixture(scope="module")
-def connector(url: str) -> Iterator[Connector]:
-    connector, _ = connect(url)
-    yield connector
-    connector.close()
-
-
-class TestQdrantServer(ConnectorConformance):
+class TestQdrantServer(ServerConformance):
     """No deviations."""
 
     @pytest.fixture
     def faults(self, server: servers.Running) -> servers.Running:
         return server
-
-    @pytest.fixture
-    def reopen(self, url: str) -> Callable[[], Connector]:
-        return lambda: connect(url)[0]

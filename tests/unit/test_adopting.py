@@ -63,7 +63,7 @@ class Theirs:
     everything: Callable[[], Any]
 
 
-def qdrant_local(folder: Path, ids: Sequence[int | str]) -> Theirs:
+def qdrant_local(folder: Path, ids: Sequence[int | str], stored: Callable[[int], Row] = payload) -> Theirs:
     client_module = pytest.importorskip("qdrant_client")
     models = client_module.models
     path = str(folder / "qdrant")
@@ -79,7 +79,7 @@ def qdrant_local(folder: Path, ids: Sequence[int | str]) -> Theirs:
     def make(client: Any) -> None:
         client.create_collection("things", vectors_config={"text": params})
         points = [
-            models.PointStruct(id=key, vector={"text": VECTORS[row].tolist()}, payload=payload(row))
+            models.PointStruct(id=key, vector={"text": VECTORS[row % COUNT].tolist()}, payload=stored(row))
             for row, key in enumerate(ids)
         ]
         client.upsert("things", points)
@@ -335,6 +335,16 @@ def test_a_field_that_names_no_picture(connector: Connector, adopted: Collection
         attach(connector, "things", encoders.load("classic"), images="photo", root=pictures)
     with pytest.raises(NotFound):
         attach(connector, "nothing", encoders.load("classic"), images="file")
+
+
+def test_records_without_a_picture_stop_nothing(tmp_path: Path, pictures: Path) -> None:
+    """Be it a whole page of them."""
+    theirs = qdrant_local(tmp_path, range(130), lambda row: {"file": "07.png" if row == 129 else ""})
+    connector, _ = connect(theirs.url)
+    adopt(connector, propose(connector, "things"))
+    report = attach(connector, "things", encoders.load("classic"), images="file", root=pictures)
+    assert (report.added, len(report.quarantined)) == (1, 129)
+    connector.close()
 
 
 def test_an_encoder_that_did_not_make_the_vector(connector: Connector) -> None:
