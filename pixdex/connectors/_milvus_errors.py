@@ -14,6 +14,7 @@ import grpc
 from pymilvus import MilvusException
 
 from pixdex import errors
+from pixdex.connectors._remedies import with_remedy
 
 try:
     from milvus_lite.exceptions import DataDirLockedError, MilvusLiteError
@@ -82,15 +83,6 @@ _MESSAGES: Sequence[tuple[re.Pattern[str], type[errors.PixdexError]]] = tuple(
     )
 )
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_REMEDIES: Mapping[type[errors.PixdexError], str] = {
-    errors.StoreFull: "what was acknowledged is safe, free some space and go on",
-    errors.StoreFormat: "restore it from a copy",
-    errors.StoreLocked: "another process has this Milvus Lite directory open: close it there, or run a server",
-    errors.StoreTimeout: "allow more time, or ask for less",
-    errors.StoreUnavailable: "is the server running, and is this its address?",
-    errors.AccessDenied: "check its permissions, and for a server the token that ?key_env= names",
-    errors.FingerprintMismatch: "the collection was changed: open it again",
-}
 
 
 def not_loaded(error: MilvusException) -> bool:
@@ -108,9 +100,7 @@ def translated(name: str = "", place: str = "") -> Iterator[None]:
     except (MilvusLiteError, MilvusException, grpc.RpcError, grpc.FutureTimeoutError, OSError) as error:
         kind, text = _of(error)
         where = ": ".join(part for part in (place, f"collection {name!r}" if name else "") if part)
-        remedy = _REMEDIES.get(kind)
-        message = f"{where}: {text}" if where else text
-        raise kind(f"{message}; {remedy}" if remedy else message) from error
+        raise kind(with_remedy(kind, f"{where}: {text}" if where else text)) from error
 
 
 def _of(error: Exception) -> tuple[type[errors.PixdexError], str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pixdex import errors
+from pixdex.connectors._remedies import with_remedy
 
 __all__ = ["from_message", "translated"]
 
@@ -28,15 +29,6 @@ _MESSAGES: Sequence[tuple[re.Pattern[str], type[errors.PixdexError]]] = tuple(
         (r"[Tt]imeout|timed out|Deadline Exceeded", errors.StoreTimeout),
     )
 )
-_REMEDIES: dict[type[errors.PixdexError], str] = {
-    errors.StoreFull: "what was acknowledged is safe, free some space and go on",
-    errors.StoreFormat: "restore it from a copy",
-    errors.StoreLocked: "another process has this Qdrant directory open: close it there, or run a server",
-    errors.StoreTimeout: "allow more time, or ask for less",
-    errors.StoreUnavailable: "is the server running, and is this its address?",
-    errors.AccessDenied: "check its permissions, and for a server the key that ?key_env= names",
-    errors.FingerprintMismatch: "the collection was changed: open it again",
-}
 _SERVER_AT_WORK = frozenset({500, 502, 503})
 _TIMED_OUT = frozenset({408, 504})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -64,8 +56,7 @@ def from_message(text: str) -> type[errors.PixdexError] | None:
 
 
 def _worded(place: str, kind: type[errors.PixdexError], text: str, wait: float | None) -> errors.PixdexError:
-    remedy = _REMEDIES.get(kind)
-    message = f"{place}: {text}" + (f"; {remedy}" if remedy else "")
+    message = with_remedy(kind, f"{place}: {text}")
     if kind is errors.RateLimited:
         return errors.RateLimited(message, retry_after=wait)
     return kind(message)

@@ -68,6 +68,7 @@ A_STORE = {
     "connectors._rows",
     "connectors._deadline",
     "connectors._files",
+    "connectors._remedies",
     "connectors._specs",
     *SPINE,
 }
