@@ -173,8 +173,17 @@ class Store:
     def aliases(self, timeout: float | None) -> dict[str, str]:
         """Alias -> collection."""
         names = self.client.list_aliases(**once(timeout))["aliases"]
-        found = [self.client.describe_alias(alias, **once(timeout)) for alias in names]
-        return {logical(alias["alias"]): logical(alias["collection_name"]) for alias in found}
+        found = [self._described_alias(alias, timeout) for alias in names]
+        return {logical(a["alias"]): logical(a["collection_name"]) for a in found if a is not None}
+
+    def _described_alias(self, alias: str, timeout: float | None) -> dict[str, Any] | None:
+        """What the store says of an alias; None where it was removed since it was listed."""
+        try:
+            with translated(place=self.place):
+                found: dict[str, Any] = self.client.describe_alias(alias, **once(timeout))
+        except errors.NotFound:
+            return None
+        return found
 
     def table(self, name: str, timeout: float | None) -> Table:
         """Columns and indexes of a collection."""

@@ -60,7 +60,7 @@ _MESSAGES: Sequence[tuple[re.Pattern[str], type[errors.PixdexError]]] = tuple(
         (r"Attempt to insert an unexpected field|not match with schema", errors.FingerprintMismatch),
         (r"field data .* does(n't| not) match|the length of data.*schema", errors.FingerprintMismatch),
         (r"^collection .* does not exist|collection not found|can't find collection", errors.NotFound),
-        (r"database.* not (found|exist)", errors.NotFound),
+        (r"(database|alias).* not (found|exist)", errors.NotFound),
         (
             r"already exists?|conflicts with an existing|create duplicate collection|duplicate(d)? alias",
             errors.AlreadyExists,

@@ -530,3 +530,12 @@ def test_no_thread_is_left(tmp_path: Path) -> None:
             break
         time.sleep(0.1)
     assert threading.active_count() <= before + 1
+
+
+def test_an_alias_that_goes_while_they_are_listed(store: milvus.Milvus, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.alias("stays", "main", timeout=None)
+    with store._calling() as opened:
+        listed = opened.client.list_aliases()
+    listed["aliases"].append("gone")
+    monkeypatch.setattr(opened.client, "list_aliases", lambda **_: listed)
+    assert store.aliases(timeout=None) == {"stays": "main"}
