@@ -161,7 +161,7 @@ async def open(  # noqa: A001 - as pixdex.open
 ) -> AsyncImageIndex:
     """``pixdex.open``, awaited. Use the index in an ``async with``, or await its ``close``."""
     limiter = default_limiter()
-    job = limiter.submit(lambda: _opened(url, encoder=encoder, fields=fields, tokens=tokens, policy=policy))
+    job = limiter.submit(lambda: _opened(url, encoder, fields, policy, tokens=tokens))
     try:
         return AsyncImageIndex(await asyncio.wrap_future(job), limiter=limiter)
     except asyncio.CancelledError:
@@ -169,10 +169,12 @@ async def open(  # noqa: A001 - as pixdex.open
         raise
 
 
-def _opened(url: str, **options: Any) -> ImageIndex:
+def _opened(
+    url: str, encoder: Encoder | str | None, fields: Fields | None, policy: Policy | None, *, tokens: bool
+) -> ImageIndex:
     from pixdex import index  # late: it loads numpy
 
-    return index.open(url, **options)
+    return index.open(url, encoder=encoder, fields=fields, tokens=tokens, policy=policy)
 
 
 def _close_unclaimed(job: Future[ImageIndex]) -> None:
