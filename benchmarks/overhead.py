@@ -78,9 +78,12 @@ def sent(client: Any, verb: str, action: Callable[[], object]) -> dict[str, Any]
     return seen[-1]
 
 
+COLUMNS = [(field.column, field.name) for field in SPEC.columns]
+
+
 def columns(payload: Any) -> list[tuple[str, Any]]:
     """The physical names of fields, and their values."""
-    return [(field.column, payload[field.name]) for field in SPEC.columns]
+    return [(column, payload[name]) for column, name in COLUMNS]
 
 
 def with_revs(batch: Batch) -> list[dict[str, Any]]:
@@ -244,9 +247,9 @@ def measure(url: str, searches: int, upserts: int) -> dict[str, Any]:
         try:
             for number in range(4):
                 collection.upsert(records(number))
-            collection.flush()
             search, _ = raw_sides(collection)
             _, upsert = raw_sides(other)
+            collection.flush()
             queries = np.concatenate([records(100 + i).vectors["image"] for i in range(4)])
             asked = lambda i: queries[i // 2 % len(queries)]  # noqa: E731 - both sides of a pair ask the same
             ours = lambda query: collection.search_one(query, k=K)  # noqa: E731

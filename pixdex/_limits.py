@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import orjson
 
 from pixdex.errors import InvalidRecord, Unsupported
-from pixdex.types import Batch, Spec
+from pixdex.types import MAX_ID_BYTES, Batch, Spec
 
 if TYPE_CHECKING:
     from pixdex.connectors.port import Capabilities, Connector
 
-__all__ = ["check_supported", "checked_sizes", "cuts"]
+__all__ = ["check_supported", "cuts", "pieces"]
 
 
 def check_supported(spec: Spec, connector: Connector) -> None:
@@ -41,10 +41,40 @@ def check_supported(spec: Spec, connector: Connector) -> None:
         )
 
 
-def checked_sizes(batch: Batch, connector: Connector) -> list[int]:
-    """Bytes of each record, about; refuses what the store cannot hold."""
+def pieces(batch: Batch, connector: Connector) -> Sequence[range]:
+    """Consecutive rows within the store's limits by count and by bytes.
+
+    Raises:
+        InvalidRecord: a record is more than the store holds.
+    """
+    if not len(batch):
+        return []
     limits = connector.capabilities
-    vectors = sum(values.shape[1] * values.itemsize for values in batch.vectors.values())
+    if _fits(batch, limits):
+        return [range(len(batch))]
+    return list(cuts(_sizes(batch, connector), limits))
+
+
+def _row_bytes(batch: Batch) -> int:
+    return sum(values.shape[1] * values.itemsize for values in batch.vectors.values())
+
+
+_STRETCH = 64
+
+
+def _fits(batch: Batch, limits: Capabilities) -> bool:
+    """Whether a batch is within all limits beyond doubt, asked of stretches of payloads, which is quick."""
+    if len(batch) > limits.max_batch or batch.tokens is not None or limits.max_id_bytes < MAX_ID_BYTES:
+        return False
+    payloads = batch.payloads or ()
+    sizes = [len(orjson.dumps(payloads[i : i + _STRETCH])) for i in range(0, len(payloads), _STRETCH)]
+    total = sum(sizes) + len(batch) * (MAX_ID_BYTES + _row_bytes(batch))
+    return max(sizes, default=0) <= limits.max_payload_bytes and total <= limits.max_batch_bytes
+
+
+def _sizes(batch: Batch, connector: Connector) -> list[int]:
+    """Bytes of each record, about; refuses what the store cannot hold."""
+    limits, vectors = connector.capabilities, _row_bytes(batch)
     sizes = []
     for row, record in enumerate(batch.ids):
         payload = len(orjson.dumps(batch.payloads[row])) if batch.payloads else 0

@@ -4,22 +4,27 @@ ordered, and what comes from the port is shown as users see it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pixdex import _records
-from pixdex.filters import FALSE, TRUE, Filter, Operator, matches, relax
+from pixdex._vectors import checked_query, checked_vectors
+from pixdex.errors import ConfigError
+from pixdex.filters import FALSE, TRUE, Filter, Operator, bind, matches, relax
+from pixdex.scores import similarities
 from pixdex.types import Batch, Hit, Page, Payload, Scan, Search, Spec, Tuning, Vector, Want
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike
 
     from pixdex.connectors.port import Capabilities, Connector
 
-__all__ = ["COMPLETED", "Asked", "Reader"]
+__all__ = ["COMPLETED", "Reader"]
 
 _ROUNDS_BEFORE_SCAN = 6
 _GROWTH = 4
@@ -28,21 +33,13 @@ COMPLETED = "completed"
 """In ``Hit.trace``: the store's index returned fewer than match, so an exact search followed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A search after all checks: ``queries`` float32 ``[q, d]``, ``where`` bound, ``want`` by logical names."""
-
-    queries: NDArray[np.float32]
-    vector: Vector
-    where: Filter
-    k: int
-    tuning: Tuning
-    want: Want
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reader:
-    """The reading verbs of one collection. ``run`` calls a verb of the connector on it, under the policy."""
+    """The reading verbs of one collection. ``run`` calls a verb of the connector on it, under the policy.
+
+    What is asked for is a value of the port, ``Search`` or ``Scan``, whose ``where`` and ``want`` are the user's
+    (``where`` bound, ``want`` by logical names) until ``_pushed`` and ``at_port`` make the store's of them.
+    """
 
     connector: Connector
     spec: Spec
@@ -59,41 +56,68 @@ class Reader:
 
     # --- search ---
 
-    def search(self, asked: Asked) -> list[list[Hit]]:
+    def asked(
+        self,
+        queries: ArrayLike,
+        *,
+        one: bool,
+        k: int,
+        where: Filter | None,
+        using: str | None,
+        tuning: Tuning,
+        want: Want,
+    ) -> Search:
+        """A search, checked: of ``one`` query ``[dim]``, else of several ``[q, dim]``.
+
+        Raises:
+            ConfigError, InvalidRecord, InvalidFilter: see ``Collection.search``.
+        """
+        if k < 1:
+            raise ConfigError(f"k is {k}: ask for at least 1")
+        vector = self._using(using)
+        checked = checked_query(queries, vector) if one else checked_vectors(queries, vector)
+        bound = None if where is None else bind(where, self.spec)
+        return Search(queries=checked, k=k, using=vector.column, where=bound, tuning=tuning, want=want)
+
+    def _using(self, name: str | None) -> Vector:
+        vectors = self.spec.vectors
+        if name is not None:
+            return self.spec.vector(name)
+        if len(vectors) > 1:
+            names = ", ".join(v.name for v in vectors)
+            raise ConfigError(f"this collection has several vectors ({names}): say which with using=")
+        return vectors[0]
+
+    def search(self, asked: Search) -> list[list[Hit]]:
         """For each query at most ``k`` hits, by score, then id."""
+        if not len(asked.queries) or (asked.where is not None and asked.where == FALSE):
+            return [[] for _ in asked.queries]
         if asked.k > self._limits.max_k or (asked.tuning.exact and not self._exact):
             return self._scan_and_score(asked)
         return self._search(asked)
 
-    def _search(self, asked: Asked) -> list[list[Hit]]:
+    def _search(self, asked: Search) -> list[list[Hit]]:
         bound, k = asked.where, asked.k
         pushed, exact = self._pushed(bound)
         want = self.at_port(asked.want if exact else replace(asked.want, payload=True))
-        reach = k
+        request = asked if pushed is bound and want is asked.want else replace(asked, where=pushed, want=want)
         for _ in range(_ROUNDS_BEFORE_SCAN):
-            request = Search(
-                queries=asked.queries,
-                k=reach,
-                using=asked.vector.column,
-                where=None if pushed == TRUE else pushed,
-                tuning=asked.tuning,
-                want=want,
-            )
             raw: Sequence[Sequence[Hit]] = self.run("search", self.connector.search, request)
-            kept = raw if exact else [[h for h in hits if matches(bound, h.id, h.payload or {})] for hits in raw]
+            kept = raw if exact else [_matching(bound, hits) for hits in raw]
+            reach = request.k
             if exact or all(len(some) >= k or len(hits) < reach for some, hits in zip(kept, raw, strict=True)):
-                return self._completed(asked, [self._seen(_ordered(hits)[:k], asked.want) for hits in kept])
+                return self._completed(asked, [self._seen(_ordered(hits, k), asked.want) for hits in kept])
             if reach == self._limits.max_k:
                 break
-            reach = min(reach * _GROWTH, self._limits.max_k)
+            request = replace(request, k=min(reach * _GROWTH, self._limits.max_k))
         return self._scan_and_score(asked)
 
-    def _completed(self, asked: Asked, found: list[list[Hit]]) -> list[list[Hit]]:
+    def _completed(self, asked: Search, found: list[list[Hit]]) -> list[list[Hit]]:
         """``found``, searched again exactly where an approximate index returned fewer than match."""
         if (
-            (self._limits.complete and self.spec.native)
+            all(len(hits) == asked.k for hits in found)
+            or (self._limits.complete and self.spec.native)
             or asked.tuning.exact
-            or all(len(hits) == asked.k for hits in found)
         ):
             return found
         matching = self.count(asked.where)
@@ -106,23 +130,19 @@ class Reader:
                 found[row] = [replace(hit, trace={**hit.trace, COMPLETED: 1.0}) for hit in hits]
         return found
 
-    def _scan_and_score(self, asked: Asked) -> list[list[Hit]]:
+    def _scan_and_score(self, asked: Search) -> list[list[Hit]]:
         """Exact search by reading every record that matches: what a store's own search cannot do."""
-        import numpy as np
-
-        from pixdex.scores import similarities
-
-        column = asked.vector.column
+        column, metric = asked.using, self.spec.physical(asked.using).metric
         best: list[list[Hit]] = [[] for _ in asked.queries]
         for page in self.matching(asked.where, Want(payload=False, vectors=(column,))):
             batch = page.batch
             rows = np.flatnonzero(batch.present(column))
             if not len(rows):
                 continue
-            scores = similarities(asked.vector.metric, asked.queries, batch.vectors[column][rows])
+            scores = similarities(metric, asked.queries, batch.vectors[column][rows])
             for hits, row_scores in zip(best, scores, strict=True):
                 hits.extend(Hit(batch.ids[row], float(s)) for row, s in zip(rows, row_scores, strict=True))
-                hits[:] = _ordered(hits)[: asked.k]
+                hits[:] = _ordered(hits, asked.k)
         return self._filled(best, asked.want)
 
     def _filled(self, found: list[list[Hit]], want: Want) -> list[list[Hit]]:
@@ -139,8 +159,6 @@ class Reader:
         """Records by id, in the order of ``ids``; those that do not exist are left out."""
         distinct = list(dict.fromkeys(ids))
         if not distinct:
-            import numpy as np
-
             empty = {name: np.zeros((0, self.spec.vector(name).dim), np.float32) for name in want.vectors}
             return Batch((), empty, () if want.payload else None, revs=() if want.payload else None)
         fetch = partial(self.connector.fetch, want=self.at_port(want))
@@ -150,23 +168,24 @@ class Reader:
         row_of = {record: row for row, record in enumerate(batch.ids)}
         return self.from_port(batch.take([row_of[i] for i in distinct if i in row_of]))
 
-    def count(self, bound: Filter) -> int:
+    def count(self, bound: Filter | None) -> int:
         """How many records match, exactly."""
         if bound == FALSE:
             return 0
         pushed, exact = self._pushed(bound)
         if not exact:
             return sum(len(page.batch) for page in self.matching(bound, Want(payload=False)))
-        return int(self.run("count", self.connector.count, None if pushed == TRUE else pushed))
+        return int(self.run("count", self.connector.count, pushed))
 
-    def matching(self, bound: Filter, want: Want, *, size: int = 1000, after: str | None = None) -> Iterator[Page]:
+    def matching(
+        self, bound: Filter | None, want: Want, *, size: int = 1000, after: str | None = None
+    ) -> Iterator[Page]:
         """Pages at the port of the records that match a bound filter, the residual checked here."""
         pushed, exact = self._pushed(bound)
-        where = None if pushed == TRUE else pushed
         asked = want if exact else replace(want, payload=True)
-        for page in self.pages(asked, where=where, size=size, after=after):
+        for page in self.pages(asked, where=pushed, size=size, after=after):
             batch = page.batch
-            if not exact:
+            if bound is not None and not exact:
                 payloads = batch.payloads or ()
                 batch = batch.take([i for i, r in enumerate(batch.ids) if matches(bound, r, payloads[i])])
                 if not want.payload:
@@ -190,17 +209,23 @@ class Reader:
     def pushed_whole(self, bound: Filter) -> Filter | None:
         """The bound filter as the store takes it; None when the store cannot express all of it."""
         pushed, exact = self._pushed(bound)
-        return pushed if exact else None
+        if not exact:
+            return None
+        return TRUE if pushed is None else pushed
 
-    def _pushed(self, bound: Filter) -> tuple[Filter, bool]:
-        """What of a bound filter the store is asked, and whether that is all of it. What another tool wrote may
-        be of any kind, which stores judge differently: there all is checked again, and nothing is negated.
+    def _pushed(self, bound: Filter | None) -> tuple[Filter | None, bool]:
+        """What of a bound filter the store is asked, None for nothing, and whether that is all of it. What another tool
+        wrote may be of any kind, which stores judge differently: there all is checked again, and nothing is negated.
         """
-        if bound is TRUE:
-            return bound, True
-        if self.spec.native:
-            return relax(bound, self._limits.operators)
-        return relax(bound, self._limits.operators - {Operator.NOT})[0], bound == TRUE
+        if bound is None or bound == TRUE:
+            return None, True
+        pushed, exact = relax(bound, self._able)
+        return None if pushed == TRUE else pushed, exact and self.spec.native
+
+    @cached_property
+    def _able(self) -> frozenset[Operator]:
+        operators = self._limits.operators
+        return operators if self.spec.native else operators - {Operator.NOT}
 
     # --- between user and port ---
 
@@ -213,44 +238,56 @@ class Reader:
 
     def from_port(self, batch: Batch) -> Batch:
         """Records as users see them."""
-        name = self._logical_names()
+        name = self._logical_names
         payloads = batch.payloads
-        shown = None if payloads is None else tuple(self._shown(payloads))
+        revs = [int(p.get("_rev", 0)) for p in payloads] if payloads is not None and self.spec.native else None
+        self._show(payloads or ())
         return Batch(
             batch.ids,
             {name[column]: values for column, values in batch.vectors.items()},
-            shown,
+            payloads,
             batch.tokens,
             {name[column]: mask for column, mask in batch.absent.items()},
-            tuple(int(p.get("_rev", 0)) for p in payloads) if payloads is not None and self.spec.native else None,
+            None if revs is None else tuple(revs),
         )
 
-    def _logical_names(self) -> dict[str, str]:
+    @cached_property
+    def _logical_names(self) -> Mapping[str, str]:
         return {vector.column: vector.name for vector in self.spec.vectors}
 
-    def _shown(self, payloads: Sequence[Payload]) -> Sequence[Payload]:
-        """Payloads as users see them; another tool's as they are."""
-        if not self.spec.native:
-            return payloads
-        return _records.from_port(payloads, _records.conversions(self.spec))
+    @cached_property
+    def _conversions(self) -> _records.Conversions:
+        return _records.conversions(self.spec)
 
-    def _seen(self, hits: Sequence[Hit], want: Want) -> list[Hit]:
-        """Hits of the port as users see them."""
-        payloads: Sequence[Payload | None] = (
-            self._shown([hit.payload or {} for hit in hits]) if want.payload else (None,) * len(hits)
-        )
-        seen = zip(hits, payloads, strict=True)
-        if not want.vectors:
-            return [Hit(hit.id, hit.score, payload, None, hit.tokens, hit.trace) for hit, payload in seen]
-        name = self._logical_names()
-        return [
-            Hit(hit.id, hit.score, payload, _renamed(hit.vectors, name), hit.tokens, hit.trace) for hit, payload in seen
-        ]
+    def _show(self, payloads: Iterable[Payload]) -> None:
+        """Make of payloads, in place, what users see; another tool's stay as they are."""
+        if self.spec.native:
+            _records.show(payloads, self._conversions)
+
+    def _seen(self, hits: list[Hit], want: Want) -> list[Hit]:
+        """Hits of the port, made in place what users see."""
+        if want.payload:
+            self._show([hit.payload or {} for hit in hits])
+        else:
+            for hit in hits:
+                hit.payload = None  # it was read for a residual check
+        if want.vectors:
+            for hit in hits:
+                hit.vectors = {
+                    self._logical_names[name]: vector for name, vector in (hit.vectors or {}).items()
+                } or None
+        return hits
 
 
-def _renamed(vectors: Mapping[str, Any] | None, name: Mapping[str, str]) -> Mapping[str, Any] | None:
-    return None if vectors is None else {name[column]: vector for column, vector in vectors.items()}
+def _matching(bound: Filter | None, hits: Sequence[Hit]) -> Sequence[Hit]:
+    return hits if bound is None else [hit for hit in hits if matches(bound, hit.id, hit.payload or {})]
 
 
-def _ordered(hits: Sequence[Hit]) -> list[Hit]:
-    return sorted(hits, key=lambda hit: (-hit.score, hit.id))
+def _ordered(hits: Sequence[Hit], k: int) -> list[Hit]:
+    """The first ``k`` by score, then id. Most stores answer in the order of scores already."""
+    last = math.inf
+    for hit in hits:
+        if not hit.score < last:
+            return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:k]
+        last = hit.score
+    return list(hits[:k])

@@ -18,7 +18,30 @@ from pixdex.types import Batch, Metric, TokenSpec, Vector
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["as_array", "checked_tokens", "checked_vectors"]
+__all__ = ["as_array", "checked_query", "checked_tokens", "checked_vectors"]
+
+_ROUNDING = 2.0**-22
+"""How far the square of a normalized float32 vector may be from 1: dividing again would not bring it closer."""
+
+
+def checked_query(values: Any, vector: Vector) -> NDArray[np.float32]:
+    """One query ``[dim]`` as float32 ``[1, dim]``: finite, of the right width, normalized for cosine."""
+    array = as_array(values, "a query")
+    if array.ndim != 1:
+        raise InvalidRecord(f"one query is [dim], got an array of shape {array.shape}: use search for several")
+    if len(array) != vector.dim:
+        raise _width(vector, array)
+    narrow = array if array.dtype == np.float32 else _as_float32(array)[0]
+    wide = narrow.astype(np.float64)
+    square = float(wide.dot(wide))
+    if not math.isfinite(square):
+        raise InvalidRecord(f"query 0: vector {vector.name!r} holds NaN or infinity")
+    if vector.metric is Metric.COSINE:
+        if square == 0.0:
+            raise InvalidRecord(f"query 0: vector {vector.name!r} is zero, which has no cosine")
+        if abs(square - 1.0) > _ROUNDING:
+            narrow = (wide / math.sqrt(square)).astype(np.float32)
+    return narrow[None]
 
 
 def checked_vectors(
@@ -31,12 +54,10 @@ def checked_vectors(
     array = as_array(values, f"vector {vector.name!r}")
     matrix = _as_float32(array)  # a copy: the caller's array stays as it is
     if matrix.ndim != 2 or matrix.shape[1] != vector.dim:
-        raise InvalidRecord(f"vector {vector.name!r} has {vector.dim} dimensions, got an array of shape {array.shape}")
+        raise _width(vector, array)
     if ids is not None and len(matrix) != len(ids):  # [dim] given where [n, dim] is meant
         raise InvalidRecord(f"{len(ids)} ids but {len(matrix)} rows of vector {vector.name!r}")
-    if ids is None and len(matrix) == 1:
-        return _checked_query(matrix, vector)
-    if present is not None:
+    if present is not None and not present.all():
         matrix[~present] = 0.0
     # In float64: squares of tiny or huge float32 values neither vanish nor overflow, so that a sum of them is finite
     # exactly where every value is.
@@ -48,7 +69,8 @@ def checked_vectors(
         needed = zero if present is None else zero & present
         _refuse_rows(needed, f"vector {vector.name!r} is zero, which has no cosine", ids)
         squares[zero] = 1.0
-        matrix = (wide / np.sqrt(squares)[:, None]).astype(np.float32)
+        if np.abs(squares - 1.0).max(initial=0.0) > _ROUNDING:
+            matrix = (wide / np.sqrt(squares)[:, None]).astype(np.float32)
     if vector.dtype == "float16" and ids is not None:
         with np.errstate(over="ignore"):
             matrix = matrix.astype(np.float16).astype(np.float32)
@@ -56,19 +78,8 @@ def checked_vectors(
     return matrix
 
 
-def _checked_query(matrix: NDArray[np.float32], vector: Vector) -> NDArray[np.float32]:
-    """The same for one query, with a third of the calls: they would take longer than the rest of the facade."""
-    wide = matrix[0].astype(np.float64)
-    square = float(wide.dot(wide))
-    if not math.isfinite(square):
-        raise InvalidRecord(f"query 0: vector {vector.name!r} holds NaN or infinity")
-    if vector.metric is not Metric.COSINE:
-        return matrix
-    if square == 0.0:
-        raise InvalidRecord(f"query 0: vector {vector.name!r} is zero, which has no cosine")
-    wide /= math.sqrt(square)
-    normalized: NDArray[np.float32] = wide.astype(np.float32)[None, :]
-    return normalized
+def _width(vector: Vector, array: NDArray[Any]) -> InvalidRecord:
+    return InvalidRecord(f"vector {vector.name!r} has {vector.dim} dimensions, got an array of shape {array.shape}")
 
 
 def _as_float32(array: NDArray[Any]) -> NDArray[np.float32]:

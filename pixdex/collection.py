@@ -14,12 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pixdex import _records
-from pixdex._limits import check_supported, checked_sizes, cuts
+from pixdex._limits import check_supported, pieces
 from pixdex._names import check_collection
-from pixdex._reading import Asked, Reader
 from pixdex.errors import (
     AlreadyExists,
     ConfigError,
@@ -50,11 +50,14 @@ from pixdex.types import (
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from pixdex._reading import Reader
     from pixdex.connectors.port import Capabilities, Connector
 
 __all__ = ["Collection"]
 
 R = TypeVar("R")
+
+_call = lru_cache(maxsize=256)(Call)
 
 
 class Collection:
@@ -70,6 +73,7 @@ class Collection:
         self.name = name
         self.spec = spec
         self.policy = policy or Policy()
+        self._known_reader: Reader | None = None
         self._last_rev = 0
         self._rev_lock = threading.Lock()
 
@@ -268,10 +272,10 @@ class Collection:
         """
         self._own("upsert")
         checked = _records.checked(batch, self.spec)
-        sizes = checked_sizes(checked, self.connector)
+        ranges = pieces(checked, self.connector)
         ready = _records.with_revs(self._physical(checked), self._next_revs(len(checked)))
         done: list[str] = []
-        for rows in cuts(sizes, self.capabilities):
+        for rows in ranges:
             piece = ready if len(rows) == len(ready) else ready.take(rows)
             try:
                 self._run("upsert", self.connector.upsert, piece, size=len(piece))
@@ -349,18 +353,9 @@ class Collection:
             InvalidFilter: the filter does not fit the Spec.
             FingerprintMismatch: the collection was replaced by one of another encoder.
         """
-        from pixdex._vectors import checked_vectors
-
-        if k < 1:
-            raise ConfigError(f"k is {k}: ask for at least 1")
-        vector = self._using(using)
-        checked = checked_vectors(queries, vector)
-        bound = TRUE if where is None else bind(where, self.spec)
-        if bound == FALSE or not len(checked):
-            return [[] for _ in checked]
-        asked = Asked(queries=checked, vector=vector, where=bound, k=k, tuning=tuning, want=want)
-        found = self._reader.search(asked)
-        return found if threshold is None else [[hit for hit in hits if hit.score >= threshold] for hits in found]
+        reader = self._reader
+        asked = reader.asked(queries, one=False, k=k, where=where, using=using, tuning=tuning, want=want)
+        return [_above(hits, threshold) for hits in reader.search(asked)]
 
     def search_one(
         self,
@@ -374,13 +369,9 @@ class Collection:
         want: Want = Want(),
     ) -> list[Hit]:
         """``search`` for one query ``[dim]``."""
-        from pixdex._vectors import as_array
-
-        array = as_array(query, "a query")
-        if array.ndim != 1:
-            raise InvalidRecord(f"one query is [dim], got an array of shape {array.shape}: use search for several")
-        queries = array[None, :]
-        return self.search(queries, k=k, where=where, using=using, threshold=threshold, tuning=tuning, want=want)[0]
+        reader = self._reader
+        asked = reader.asked(query, one=True, k=k, where=where, using=using, tuning=tuning, want=want)
+        return _above(reader.search(asked)[0], threshold)
 
     def scan(
         self,
@@ -411,17 +402,22 @@ class Collection:
 
     def count(self, where: Filter | None = None) -> int:
         """How many records match, exactly."""
-        return self._reader.count(TRUE if where is None else bind(where, self.spec))
+        return self._reader.count(None if where is None else bind(where, self.spec))
 
     # --- between user and port ----------------------------------------------------------------------
 
     @property
     def _reader(self) -> Reader:
-        return Reader(self.connector, self.spec, self._run)
+        reader = self._known_reader
+        if reader is None or reader.spec is not self.spec or reader.connector is not self.connector:
+            from pixdex._reading import Reader  # numpy comes with it
+
+            reader = self._known_reader = Reader(self.connector, self.spec, self._run)
+        return reader
 
     def _run(self, verb: str, method: Callable[..., R], *args: Any, size: int = 0, idempotent: bool = True) -> R:
         """One verb of the connector on this collection, under the policy."""
-        call = Call(verb, self.name, size, idempotent)
+        call = _call(verb, self.name, size, idempotent)
         try:
             return self.policy.run(call, lambda timeout: method(self.name, *args, timeout=timeout))
         except FingerprintMismatch as error:
@@ -442,14 +438,6 @@ class Collection:
             "Open it again; if that does not help, make a new collection and add again."
         )
 
-    def _using(self, name: str | None) -> Vector:
-        if name is not None:
-            return self.spec.vector(name)
-        if len(self.spec.vectors) > 1:
-            names = ", ".join(v.name for v in self.spec.vectors)
-            raise ConfigError(f"this collection has several vectors ({names}): say which with using=")
-        return self.spec.vectors[0]
-
     def _physical(self, batch: Batch) -> Batch:
         column = {vector.name: vector.column for vector in self.spec.vectors}
         return replace(
@@ -457,6 +445,10 @@ class Collection:
             vectors={column[name]: values for name, values in batch.vectors.items()},
             absent={column[name]: mask for name, mask in batch.absent.items()},
         )
+
+
+def _above(hits: list[Hit], threshold: float | None) -> list[Hit]:
+    return hits if threshold is None else [hit for hit in hits if hit.score >= threshold]
 
 
 def _spelled(fingerprint: Fingerprint) -> str:

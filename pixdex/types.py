@@ -1,6 +1,6 @@
 """The values that travel between facade, ports and stores.
 
-All are frozen. A stored ``Spec`` is validated by pydantic when it is read back. The import of this module
+All but ``Hit`` are frozen. A stored ``Spec`` is validated by pydantic when it is read back. The import of this module
 stays free of pydantic and numpy: with them it would cost ten times as much. Nothing here knows a store.
 """
 
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import orjson
@@ -84,7 +84,7 @@ class Kind(StrEnum):
     GEO = "geo"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Field:
     """A payload key that filters may use.
 
@@ -103,6 +103,10 @@ class Field:
         """The physical column name, such as ``f1_3fa9c1``. The digits are a digest of name and kind, so that a filter
         of a handle that went stale fails in the store instead of reading another field.
         """
+        return self._column
+
+    @cached_property  # by a name that does not get into the JSON of a Spec
+    def _column(self) -> str:
         if self.stored_as is not None:
             return self.stored_as
         return _physical_name(f"f{self.ordinal}", f"{self.name}/{self.kind}/{self.many}", 3)
@@ -138,7 +142,7 @@ class Fingerprint:
         return ", ".join(names) or "digest"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Vector:
     """One named vector of a collection. ``stored_as`` is what another tool calls it (see ``Foreign``)."""
 
@@ -160,6 +164,10 @@ class Vector:
         """The physical name. It carries a digest of the fingerprint and of the vector's shape, so that a handle
         that went stale fails in the store.
         """
+        return self._column
+
+    @cached_property
+    def _column(self) -> str:
         if self.stored_as is not None:
             return self.stored_as
         return _physical_name(self.name, f"{self.fingerprint.digest}/{self.dim}/{self.metric}/{self.dtype}", 4)
@@ -212,7 +220,7 @@ class Source:
     root: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Spec:
     """How a collection lies in its store: vectors, declared fields, tokens, layout, identity.
 
@@ -273,11 +281,15 @@ class Spec:
         Raises:
             FingerprintMismatch: the collection has none: the request comes from a handle of another encoder.
         """
-        for vector in self.vectors:
-            if vector.column == column:
-                return vector
-        has = ", ".join(vector.column for vector in self.vectors)
+        vector = self._by_column.get(column)
+        if vector is not None:
+            return vector
+        has = ", ".join(self._by_column)
         raise FingerprintMismatch(f"there is no vector {column!r}, the collection has {has}")
+
+    @cached_property
+    def _by_column(self) -> Mapping[str, Vector]:
+        return {vector.column: vector for vector in self.vectors}
 
     def to_json(self) -> str:
         """The form that stores keep."""
@@ -293,7 +305,6 @@ class Spec:
         return _read_spec(text)
 
 
-@lru_cache(maxsize=256)
 def _physical_name(name: str, identity: str, size: int) -> str:
     from hashlib import blake2b  # late, as it loads OpenSSL
 
@@ -460,9 +471,9 @@ def _chained(columns: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | Non
     return tuple(item for column in columns if column is not None for item in column)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hit:
-    """One result.
+    """One result. It is the caller's own, so it is not frozen, which would cost as much as the rest of its making.
 
     ``score`` is a similarity, higher is better, the same number on every store for the same vectors.
     ``trace`` says how it came about: ``{"approximate": 1.0}``, ``{"first": .71, "maxsim": .83}``.

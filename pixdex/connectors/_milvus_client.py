@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pymilvus import DataType, MilvusClient, MilvusException
 
 from pixdex import errors
 from pixdex.connectors._deadline import Deadline
-from pixdex.connectors._milvus_errors import not_loaded, quiet, translated
+from pixdex.connectors._milvus_errors import Quiet, not_loaded, told, translated
 from pixdex.connectors._milvus_index import EXACT, Index
 from pixdex.connectors._milvus_rows import Layout, Table, logical, physical
 from pixdex.connectors._shared import Own, Share, Shared, holds_store
@@ -134,6 +134,13 @@ class Store:
         if self._closer is not None:
             self._closer()
 
+    def told(self, error: Exception, name: str) -> errors.PixdexError | None:
+        """What a call raised, as a pixdex error. One that may come of an old Spec makes the store forget it."""
+        found = told(error, name, self.place)
+        if isinstance(found or error, errors.FingerprintMismatch | errors.NotFound):
+            self.forget()
+        return found
+
     # --- what is known ---
 
     def current(self, name: str, timeout: float | None) -> Layout:
@@ -199,15 +206,15 @@ class Store:
 
     # --- calls ---
 
-    def loaded(self, verb: str, name: str, timeout: float | None, **arguments: Any) -> Any:
+    def loaded(self, verb: str, name: str, timeout: float | None, arguments: Mapping[str, Any]) -> Any:
         """The answer of a call that needs the collection in memory, which it is not after it was made, or a restart."""
-        deadline = Deadline.after(timeout)
-        call = getattr(self.client, verb)
+        started, call = time.monotonic(), getattr(self.client, verb)
         try:
             return call(physical(name), **arguments, **once(timeout))
         except MilvusException as error:
             if not not_loaded(error):
                 raise
+        deadline = Deadline(None if timeout is None else started + timeout)
         self.load(name, timeout)
         while str(self.client.get_load_state(physical(name), **once(timeout))["state"]) != "Loaded":
             deadline.check()
@@ -227,7 +234,7 @@ def _open_lite(path: str) -> Store:
     from milvus_lite.adapter.grpc.server import start_server_in_thread
 
     _found(path)
-    with quiet(), translated(place=path):
+    with Quiet(), translated(place=path):
         # Started here, not by MilvusClient, which says no more than that it failed, and never stops it.
         server, database, port = start_server_in_thread(str(Path(path).resolve()))
         client = MilvusClient(uri=f"http://127.0.0.1:{port}")
@@ -245,7 +252,7 @@ def _found(path: str) -> bool:
         return holds_store(path, "collections", "Milvus Lite 3")
 
 
-_LITE = Shared(_open_lite, Store.close)
+_LITE = Shared(_open_lite, Store.close, Quiet)
 
 
 def lite_share(path: str) -> Share[Store]:
@@ -265,7 +272,7 @@ def server_share(address: Address, options: Options) -> Own[Store]:
     found = address.server
     host = f"[{found.host}]" if ":" in found.host else found.host
     place = f"milvus://{host}:{found.port or 19530}" + (f"/{found.database}" if found.database else "")
-    with quiet(), translated(place=place):
+    with Quiet(), translated(place=place):
         client = _connected(f"{host}:{found.port or 19530}", found.database, options)
         version = _version(client.get_server_version(**once(_CONNECT_LIMIT)))
     if version < OLDEST:
@@ -273,7 +280,7 @@ def server_share(address: Address, options: Options) -> Own[Store]:
         raise errors.Unsupported(
             f"{place} is Milvus {'.'.join(map(str, version))}; pixdex needs {'.'.join(map(str, OLDEST))} or newer"
         )
-    return Own(place, Store(client, place, version=version, registry=options.registry), Store.close)
+    return Own(place, Store(client, place, version=version, registry=options.registry), Store.close, Quiet)
 
 
 def _connected(authority: str, database: str | None, options: Options) -> Any:

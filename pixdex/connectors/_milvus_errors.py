@@ -7,7 +7,8 @@ import logging
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import TracebackType
 from typing import Any
 
 import grpc
@@ -27,7 +28,7 @@ except ImportError:  # a server needs no Milvus Lite
         """Raised by nobody."""
 
 
-__all__ = ["NOT_LOADED", "not_loaded", "quiet", "translated"]
+__all__ = ["NOT_LOADED", "Quiet", "not_loaded", "told", "translated"]
 
 NOT_LOADED = frozenset({101, 103})
 """Codes of a read from a collection that is not in memory, or not yet in full."""
@@ -90,17 +91,30 @@ def not_loaded(error: MilvusException) -> bool:
     return error.code in NOT_LOADED or "can not find client of node" in str(error.message)
 
 
+def told(error: Exception, name: str = "", place: str = "") -> errors.PixdexError | None:
+    """What the client raised, as a pixdex error that names ``place``, an address or a path; None for what is one
+    already, or a fault of the program.
+    """
+    if not isinstance(error, _RAISED) or isinstance(error, errors.PixdexError):
+        return None
+    kind, text = _of(error)
+    where = ": ".join(part for part in (place, f"collection {name!r}" if name else "") if part)
+    return kind(with_remedy(kind, f"{where}: {text}" if where else text))
+
+
+_RAISED = (MilvusLiteError, MilvusException, grpc.RpcError, grpc.FutureTimeoutError, OSError)
+
+
 @contextmanager
 def translated(name: str = "", place: str = "") -> Iterator[None]:
-    """Turns what the client raises into pixdex errors that name ``place``, an address or a path; cause chained."""
+    """Raises what ``told`` makes of an error, from it."""
     try:
         yield
-    except errors.PixdexError:
-        raise
-    except (MilvusLiteError, MilvusException, grpc.RpcError, grpc.FutureTimeoutError, OSError) as error:
-        kind, text = _of(error)
-        where = ": ".join(part for part in (place, f"collection {name!r}" if name else "") if part)
-        raise kind(with_remedy(kind, f"{where}: {text}" if where else text)) from error
+    except Exception as error:
+        found = told(error, name, place)
+        if found is None:
+            raise
+        raise found from error
 
 
 def _of(error: Exception) -> tuple[type[errors.PixdexError], str]:
@@ -136,8 +150,8 @@ def _kind(code: Any, message: str) -> type[errors.PixdexError]:
     return known or _KINDS.get(code) or errors.StoreError
 
 
-_callers: set[int] = set()
-"""Threads that are in a call made here."""
+_callers: dict[int, int] = {}
+"""Threads that are in a call made here -> how deep."""
 
 
 class _NotOurs(logging.Filter):
@@ -154,24 +168,33 @@ class _NotMeanwhile(logging.Filter):
         return not _callers
 
 
-_FILTERS: Mapping[logging.Logger, logging.Filter] = {
-    logging.getLogger("pymilvus.decorators"): _NotOurs(),
-    logging.getLogger("pymilvus.client.grpc_handler"): _NotOurs(),
-    logging.getLogger("pymilvus.client.connection_manager"): _NotOurs(),
-    logging.getLogger("milvus_lite.adapter.grpc.servicer"): _NotMeanwhile(),
-}
+for _name, _filter in (
+    ("pymilvus.decorators", _NotOurs()),
+    ("pymilvus.client.grpc_handler", _NotOurs()),
+    ("pymilvus.client.connection_manager", _NotOurs()),
+    ("milvus_lite.adapter.grpc.servicer", _NotMeanwhile()),
+):
+    logging.getLogger(_name).addFilter(_filter)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps client and server from logging what is raised anyway, while a call of ours runs."""
-    for logger, known in _FILTERS.items():
-        logger.addFilter(known)  # once: it is the same object
-    caller = threading.get_ident()
-    outermost = caller not in _callers
-    _callers.add(caller)
-    try:
-        yield
-    finally:
-        if outermost:
-            _callers.discard(caller)
+class Quiet:
+    """While it is entered, client and server log nothing of what is raised anyway. ``lock`` is held as long."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: AbstractContextManager[object] = nullcontext()) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        self._lock.__enter__()
+        caller = threading.get_ident()
+        _callers[caller] = _callers.get(caller, 0) + 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        caller = threading.get_ident()
+        depth = _callers.pop(caller) - 1
+        if depth:
+            _callers[caller] = depth
+        self._lock.__exit__(kind, error, trace)

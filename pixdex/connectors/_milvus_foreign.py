@@ -53,7 +53,7 @@ def survey(store: Store, name: str, timeout: float | None) -> Survey:
 
 def _count(store: Store, name: str, timeout: float | None) -> int:
     strong = {"consistency_level": "Strong"} if store.server else {}
-    answer = store.loaded("query", name, timeout, filter="", output_fields=["count(*)"], **strong)
+    answer = store.loaded("query", name, timeout, {"filter": "", "output_fields": ["count(*)"], **strong})
     return int(answer[0]["count(*)"])
 
 

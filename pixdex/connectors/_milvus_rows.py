@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ _CODES = {"-": "_m", ".": "_d", "_": "__"}
 _MARK = "px_"
 
 
+@lru_cache(maxsize=256)
 def physical(name: str) -> str:
     """A collection name as Milvus allows it: itself, or with a mark and its odd characters coded.
 
@@ -183,35 +184,23 @@ class Layout:
         Raises:
             InvalidRecord: a list is longer than a column holds.
         """
-        made: list[dict[str, Any]] = []
-        tokens = batch.tokens or (None,) * len(batch)
-        fields = [(declared, held(declared), _columns(declared), _absent(declared)) for declared in self.spec.columns]
-        for record, payload, matrix in zip(batch.ids, batch.payloads or (), tokens, strict=True):
-            cells: dict[str, Any] = {"id": record, "payload": orjson.dumps(payload).decode()}
-            for declared, present, columns, absent in fields:
-                value = filters.stored(declared, payload)
-                cells[present] = value is not None
-                if declared.many and value is not None and len(value) > MAX_ITEMS:
-                    raise InvalidRecord(
-                        f"record {record!r}: {declared.name!r} has {len(value)} items; Milvus holds {MAX_ITEMS}"
-                    )
-                if len(columns) == 1:
-                    cells[columns[0]] = absent if value is None else value
-                else:
-                    cells.update(zip(columns, absent if value is None else map(float, value), strict=False))
-            if self._tokens:
-                text = encode_tokens(matrix)
-                for i, column in enumerate(self._tokens):
-                    cells[column] = text[i * MAX_VARCHAR : (i + 1) * MAX_VARCHAR]
-            made.append(cells)
+        payloads = batch.payloads or ()
+        table: dict[str, Sequence[Any]] = {"id": batch.ids, "payload": [orjson.dumps(p).decode() for p in payloads]}
+        for declared in self.spec.columns:
+            values = filters.stored_column(declared, payloads)
+            _check_lengths(declared, batch.ids, values)
+            table[held(declared)] = [value is not None for value in values]
+            table |= _cells(declared, values)
+        if self._tokens:
+            texts = [encode_tokens(matrix) for matrix in batch.tokens or (None,) * len(batch)]
+            for i, column in enumerate(self._tokens):
+                table[column] = [text[i * MAX_VARCHAR : (i + 1) * MAX_VARCHAR] for text in texts]
         for vector in self.spec.vectors:
-            column, present = vector.column, self._present[vector.column]
-            held_by, empty = batch.present(column).tolist(), np.zeros(vector.dim, np.float32)
-            given = batch.vectors.get(column, [empty] * len(made))
-            for cells, has, values in zip(made, held_by, given, strict=True):
-                cells[present] = has
-                cells[column] = values if has else empty
-        return made
+            has, empty = batch.present(vector.column).tolist(), np.zeros(vector.dim, np.float32)
+            given = batch.vectors.get(vector.column, [empty] * len(batch))
+            table[self._present[vector.column]] = has
+            table[vector.column] = [row if there else empty for row, there in zip(given, has, strict=True)]
+        return [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
 
     def hits(
         self, answer: Any, sign: float, vectors: Sequence[Vector], want: Want, trace: dict[str, float]
@@ -255,18 +244,24 @@ class Layout:
         return frozenset(vector.column for vector in self.spec.vectors) | frozenset(self.table.indexes)
 
 
-def _columns(declared: Field) -> tuple[str, ...]:
-    """The typed columns of a field."""
-    if declared.kind is Kind.GEO:
-        return () if declared.many else place(declared)
-    return (declared.column,)
+def _cells(declared: Field, values: Sequence[Any]) -> dict[str, Sequence[Any]]:
+    """The typed columns of a field, with what stands in them where it is absent."""
+    if declared.kind is not Kind.GEO:
+        empty: Any = [] if declared.many else _TYPES[declared.kind][1]
+        return {declared.column: [empty if value is None else value for value in values]}
+    if declared.many:
+        return {}
+    lat, lon = place(declared)
+    places = [value or (0.0, 0.0) for value in values]
+    return {lat: [float(at[0]) for at in places], lon: [float(at[1]) for at in places]}
 
 
-def _absent(declared: Field) -> Any:
-    """What stands in them where it is absent."""
-    if declared.kind is Kind.GEO:
-        return (0.0, 0.0)
-    return [] if declared.many else _TYPES[declared.kind][1]
+def _check_lengths(declared: Field, ids: Sequence[str], values: Sequence[Any]) -> None:
+    for record, value in zip(ids, values, strict=True) if declared.many else ():
+        if value is not None and len(value) > MAX_ITEMS:
+            raise InvalidRecord(
+                f"record {record!r}: {declared.name!r} has {len(value)} items; Milvus holds {MAX_ITEMS}"
+            )
 
 
 def _plain(value: Any) -> Any:

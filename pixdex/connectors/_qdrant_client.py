@@ -16,7 +16,7 @@ from qdrant_client import QdrantClient, grpc, models
 from qdrant_client.conversions.conversion import GrpcToRest
 
 from pixdex import errors
-from pixdex.connectors._qdrant_errors import translated
+from pixdex.connectors._qdrant_errors import told, translated
 from pixdex.connectors._qdrant_models import Index
 from pixdex.connectors._qdrant_points import index_keys
 from pixdex.connectors._shared import Own, Share, Shared, holds_store
@@ -136,6 +136,13 @@ class Store:
     def close(self) -> None:
         """Close the client."""
         self.client.close()
+
+    def told(self, error: Exception, _name: str) -> errors.PixdexError | None:
+        """What a call raised, as a pixdex error. One that may come of an old Spec makes the store forget it."""
+        found = told(error, self.place)
+        if isinstance(found or error, errors.FingerprintMismatch | errors.NotFound):
+            self.specs.forget()
+        return found
 
     # --- time ---
 

@@ -92,13 +92,17 @@ def _number(value: Any) -> Any:
     return [_number(item) for item in value] if isinstance(value, list) else value
 
 
-@lru_cache(maxsize=256)
 def search_params(tuning: Tuning, k: int) -> Any:
     """What a search may cost. Scores are always of the vectors themselves: quantized candidates are scored again."""
-    if tuning.exact:
+    return _search_params(tuning.effort, tuning.exact, k)
+
+
+@lru_cache(maxsize=256)
+def _search_params(effort: float, exact: bool, k: int) -> Any:  # noqa: FBT001 - a value of Tuning
+    if exact:
         return edge.SearchParams(exact=True, quantization=edge.QuantizationSearchParams(ignore=True))
     rescored = edge.QuantizationSearchParams(rescore=True, oversampling=_OVERSAMPLING)
-    return edge.SearchParams(hnsw_ef=max(k, round(16 * 64**tuning.effort)), quantization=rescored)
+    return edge.SearchParams(hnsw_ef=max(k, round(16 * 64**effort)), quantization=rescored)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

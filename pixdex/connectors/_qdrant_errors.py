@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pixdex import errors
 from pixdex.connectors._remedies import with_remedy
 
-__all__ = ["from_message", "translated"]
+__all__ = ["from_message", "told", "translated"]
 
 _MESSAGES: Sequence[tuple[re.Pattern[str], type[errors.PixdexError]]] = tuple(
     (re.compile(pattern, re.DOTALL), kind)
@@ -34,20 +34,28 @@ _TIMED_OUT = frozenset({408, 504})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+def told(error: Exception, place: str) -> errors.PixdexError | None:
+    """What a client raised, as a pixdex error that names ``place``, an address or a path; None for what is one
+    already, or a fault of the program.
+    """
+    if isinstance(error, errors.PixdexError):
+        return None
+    found = _of(error)
+    if isinstance(error, json.JSONDecodeError) and "://" in place:
+        found = _from_transport(error)
+    return None if found is None else _worded(place, *found)
+
+
 @contextmanager
 def translated(place: str) -> Iterator[None]:
-    """Turns what a client raises into pixdex errors that name ``place``, an address or a path; the cause is chained."""
+    """Raises what ``told`` makes of an error, from it."""
     try:
         yield
-    except errors.PixdexError:
-        raise
     except Exception as error:
-        found = _of(error)
-        if isinstance(error, json.JSONDecodeError) and "://" in place:
-            found = _from_transport(error)
+        found = told(error, place)
         if found is None:
             raise
-        raise _worded(place, *found) from error
+        raise found from error
 
 
 def from_message(text: str) -> type[errors.PixdexError] | None:

@@ -132,13 +132,17 @@ def ask(
     )
 
 
-@lru_cache(maxsize=256)
 def search_params(tuning: Tuning, k: int) -> models.SearchParams:
     """What a search may cost. Scores are always of the vectors themselves: quantized candidates are scored again."""
-    if tuning.exact:
+    return _search_params(tuning.effort, tuning.exact, k)
+
+
+@lru_cache(maxsize=256)
+def _search_params(effort: float, exact: bool, k: int) -> models.SearchParams:  # noqa: FBT001 - a value of Tuning
+    if exact:
         return models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
     rescored = models.QuantizationSearchParams(rescore=True, oversampling=_OVERSAMPLING)
-    return models.SearchParams(hnsw_ef=max(k, round(16 * 64**tuning.effort)), quantization=rescored)
+    return models.SearchParams(hnsw_ef=max(k, round(16 * 64**effort)), quantization=rescored)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,9 +49,16 @@ class Records(Protocol):
         """A point that was read with ``keys`` and ``vectors``."""
         ...
 
-    def hits(self, scored: Sequence[tuple[Any, float]], want: Want) -> list[Hit]:
-        """The same as results, where neither vectors nor tokens are wanted: the quick way, as there are many."""
+    def hits(self, points: Iterable[Any], want: Want) -> list[Hit]:
+        """Points of a search as results, with the engine's scores."""
         ...
+
+
+_KEYS = {
+    (payload, tokens): ["_id", *(["payload"] if payload else []), *(["tokens"] if tokens else [])]
+    for payload in (False, True)
+    for tokens in (False, True)
+}
 
 
 class _Native:
@@ -63,7 +70,7 @@ class _Native:
         return point_id(record)
 
     def keys(self, want: Want) -> Any:
-        return ["_id", *(["payload"] if want.payload else []), *(["tokens"] if want.tokens else [])]
+        return _KEYS[want.payload, want.tokens]
 
     def vectors(self, want: Want) -> Any:
         return list(want.vectors) or False
@@ -78,14 +85,16 @@ class _Native:
         tokens = decode_tokens(stored.get("tokens", "")) if want.tokens else None
         return Row(record, _loaded(stored), vectors, tokens)
 
-    def hits(self, scored: Sequence[tuple[Any, float]], want: Want) -> list[Hit]:
-        hits = []
-        for point, score in scored:
+    def hits(self, points: Iterable[Any], want: Want) -> list[Hit]:
+        if want.vectors or want.tokens or not want.payload:
+            return [to_hit(self.row(point, want), point.score) for point in points]
+        hits, load = [], orjson.loads
+        for point in points:  # by the shortest way, as there are many
             stored = point.payload  # once: Edge makes a dict of it at each look
-            if not stored or "_id" not in stored:
-                hits.append(to_hit(self.row(point, want), score))
-            else:
-                hits.append(Hit(stored["_id"], score, payload_of(stored["payload"]) if want.payload else None))
+            try:
+                hits.append(Hit(stored["_id"], point.score, load(stored["payload"])))
+            except (KeyError, TypeError):
+                hits.append(to_hit(self.row(point, want), point.score))
         return hits
 
 
@@ -121,8 +130,8 @@ class _Foreign:
         wanted = {name: vectors[name] for name in want.vectors if name in vectors}
         return Row(str(point.id), (point.payload or {}) if want.payload else None, wanted, None)
 
-    def hits(self, scored: Sequence[tuple[Any, float]], want: Want) -> list[Hit]:
-        return [Hit(str(point.id), score, (point.payload or {}) if want.payload else None) for point, score in scored]
+    def hits(self, points: Iterable[Any], want: Want) -> list[Hit]:
+        return [to_hit(self.row(point, want), point.score) for point in points]
 
 
 _NATIVE = _Native()
@@ -169,8 +178,8 @@ def _stored(record: str, payload: Payload, tokens: Any, fields: Sequence[Field])
 
 def columns(payload: Payload, fields: Sequence[Field]) -> dict[str, Any]:
     """The typed columns of those fields that a payload has."""
-    values = {field: filters.stored(field, payload) for field in fields}
-    return {field.column: _plain(field, value) for field, value in values.items() if value is not None}
+    values = ((field, filters.stored(field, payload)) for field in fields)
+    return {field.column: _plain(field, value) for field, value in values if value is not None}
 
 
 def _plain(field: Field, value: Any) -> Any:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from pixdex.connectors._qdrant_filters import Target, to_filter
 from pixdex.connectors._qdrant_points import Records, checked_ids, records
-from pixdex.connectors._rows import current, to_batch, to_hit, wanted
+from pixdex.connectors._rows import current, to_batch, wanted
 from pixdex.connectors._specs import Specs
 from pixdex.errors import FingerprintMismatch
 from pixdex.filters import Filter
@@ -16,11 +15,8 @@ from pixdex.types import Batch, Hit, Metric, Spec, Vector, Want
 
 __all__ = ["Reading", "compiled", "reading"]
 
-T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """One read.
 
     Attributes:
@@ -62,13 +58,12 @@ class Reading:
         return to_batch(found, self.vectors, self.want)
 
     def hits(self, points: Iterable[Any]) -> list[Hit]:
-        """Points of a search as results: Qdrant's Euclidean distance is rooted and positive."""
-        rooted = self.vector is not None and self.vector.metric is Metric.L2
-        scored = [(point, -(point.score**2) if rooted else point.score) for point in points]
-        records, want = self.records, self.want
-        if want.vectors or want.tokens:
-            return [to_hit(records.row(point, want), score) for point, score in scored]
-        return records.hits(scored, want)
+        """Points of a search as results."""
+        hits = self.records.hits(points, self.want)
+        if self.vector is not None and self.vector.metric is Metric.L2:
+            for hit in hits:
+                hit.score = -(hit.score**2)  # Qdrant's Euclidean distance is rooted and positive
+        return hits
 
 
 def reading(
@@ -86,21 +81,22 @@ def reading(
     Raises:
         FingerprintMismatch: it fits neither: it comes from a handle that went stale.
     """
+    try:
+        return _by(specs.last(name, timeout), target, want, where, using)
+    except FingerprintMismatch:
+        return _by(specs.read(name, timeout), target, want, where, using)
 
-    def read(spec: Spec) -> Reading:
-        vector = None if using is None else spec.physical(using)
-        return Reading(want, wanted(spec, want), compiled(where, spec, target), records(spec), vector)
 
-    return _fitting(specs, name, timeout, read)
+def _by(spec: Spec, target: Target, want: Want, where: Filter | None, using: str | None) -> Reading:
+    return Reading(
+        want,
+        wanted(spec, want),
+        None if where is None else compiled(where, spec, target),
+        records(spec),
+        None if using is None else spec.physical(using),
+    )
 
 
 def compiled(where: Filter | None, spec: Spec, target: Target) -> Any:
     """A bound filter as the target's engine takes it."""
     return to_filter(current(where, spec), target, records(spec).point_id, native=spec.native)
-
-
-def _fitting(specs: Specs, name: str, timeout: float | None, read: Callable[[Spec], T]) -> T:
-    try:
-        return read(specs.last(name, timeout))
-    except FingerprintMismatch:
-        return read(specs.read(name, timeout))

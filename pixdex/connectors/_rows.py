@@ -37,7 +37,7 @@ class Row:
     tokens: Any
 
 
-def wanted(spec: Spec, want: Want) -> list[Vector]:
+def wanted(spec: Spec, want: Want) -> Sequence[Vector]:
     """The vectors that ``want`` names."""
     return [spec.physical(column) for column in want.vectors]
 

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Generic, TypeVar
 
 from pixdex.errors import StoreError, StoreFormat
 
-__all__ = ["Lease", "Own", "Share", "Shared", "holds_store"]
+__all__ = ["Lease", "Own", "Share", "Shared", "Use", "holds_store"]
 
 T = TypeVar("T")
 
@@ -37,12 +38,59 @@ class Lease(Generic[T]):
     release: Callable[[], None]
 
 
-class Shared(Generic[T]):
-    """Opens stores with ``opener`` and, after their last user, closes them with ``closer``."""
+class Use(Generic[T]):
+    """An open store in use by one call: ``with`` holds its lock, and raises what ``told(error, name)`` makes of an
+    error, from it. ``name`` is the collection that the call is about.
 
-    def __init__(self, opener: Callable[[str], T], closer: Callable[[T], object]) -> None:
+    ``told`` gives None for what is to be raised as it is. A class, since every call goes through it, and a generator
+    takes three times as long.
+    """
+
+    __slots__ = ("_lock", "_name", "_resource", "_told")
+
+    def __init__(
+        self, lease: Lease[T], told: Callable[[Exception, str], Exception | None], name: str, *, alone: bool = True
+    ) -> None:
+        self._resource = lease.resource
+        self._lock = lease.lock if alone else _NO_LOCK
+        self._told = told
+        self._name = name
+
+    def __enter__(self) -> T:
+        self._lock.__enter__()
+        return self._resource
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.__exit__(kind, error, trace)
+        if isinstance(error, Exception):
+            told = self._told(error, self._name)
+            if told is not None:
+                raise told from error
+
+
+_NO_LOCK = nullcontext()
+
+
+def _itself(lock: AbstractContextManager[object]) -> AbstractContextManager[object]:
+    return lock
+
+
+class Shared(Generic[T]):
+    """Opens stores with ``opener`` and, after their last user, closes them with ``closer``. What ``guard`` makes of
+    a lock is entered instead of it.
+    """
+
+    def __init__(
+        self,
+        opener: Callable[[str], T],
+        closer: Callable[[T], object],
+        guard: Callable[[AbstractContextManager[object]], AbstractContextManager[object]] = _itself,
+    ) -> None:
         self._opener = opener
         self._closer = closer
+        self._guard = guard
         self._entries: dict[str, _Entry[T]] = {}
         # Reentrant: a garbage collection while it is held may finalize a forgotten connector, which
         # releases on this thread. So any call here may drop entries, and counts are checked after it.
@@ -53,7 +101,7 @@ class Shared(Generic[T]):
         key = os.path.realpath(path)
         with self._lock:
             entry = self._entered(key, path)
-            return Lease(entry.resource, entry.lock, lambda: self._release(key, entry))
+            return Lease(entry.resource, self._guard(entry.lock), lambda: self._release(key, entry))
 
     def _entered(self, key: str, path: str) -> _Entry[T]:
         """The entry of ``key``, with one more user."""
@@ -91,6 +139,9 @@ class Share(Generic[T]):
 
     def lease(self, *, make: bool = False) -> Lease[T] | None:
         """The open store; None where there is none and it is not to be made."""
+        lease = self._lease
+        if lease is not None:  # every call asks, and nearly always it is open
+            return lease
         with self._lock:
             if self._closed:
                 raise StoreError(f"this connector of {self.path} is closed")
@@ -109,11 +160,17 @@ class Share(Generic[T]):
 class Own(Generic[T]):
     """A connector's own connection to the server at ``place``: nobody shares it, and it takes calls of many threads."""
 
-    def __init__(self, place: str, resource: T, closer: Callable[[T], object]) -> None:
+    def __init__(
+        self,
+        place: str,
+        resource: T,
+        closer: Callable[[T], object],
+        guard: Callable[[AbstractContextManager[object]], AbstractContextManager[object]] = _itself,
+    ) -> None:
         self.path = place
         self._closer = closer
         self._lock = threading.Lock()
-        self._lease: Lease[T] | None = Lease(resource, nullcontext(), self.close)
+        self._lease: Lease[T] | None = Lease(resource, guard(_NO_LOCK), self.close)
 
     def lease(self, *, make: bool = False) -> Lease[T]:
         """The open connection."""

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pixdex import errors
 from pixdex.connectors._milvus_filters import OPERATORS, to_expression
 from pixdex.connectors._rows import current, to_batch, wanted
+from pixdex.connectors._shared import Use
 from pixdex.connectors.address import Address, serves
 from pixdex.connectors.port import Capabilities, Survey
 from pixdex.errors import MissingDependency
@@ -32,9 +32,9 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 try:
     from pixdex.connectors import _milvus_foreign as foreign
     from pixdex.connectors._milvus_client import NAMED_VECTORS, PROPERTY, Options, Store, lite_share, once, server_share
-    from pixdex.connectors._milvus_errors import quiet, translated
+    from pixdex.connectors._milvus_errors import translated
     from pixdex.connectors._milvus_index import APPROXIMATE, Index, search_params
-    from pixdex.connectors._milvus_rows import MAX_TOKEN_BYTES, MAX_VARCHAR, logical, physical, schema
+    from pixdex.connectors._milvus_rows import MAX_TOKEN_BYTES, MAX_VARCHAR, Layout, logical, physical, schema
 except ImportError as error:
     raise MissingDependency("pymilvus", "milvus") from error
 
@@ -212,12 +212,12 @@ class Milvus:
     # --- writes ---
 
     def upsert(self, name: str, batch: Batch, *, timeout: float | None) -> None:
-        with self._calling(name) as store:  # from the Spec on, as an alias may be switched
-            layout = store.current(name, timeout)
-            for column in batch.vectors:
-                layout.spec.physical(column)
-            if len(batch):
-                store.client.upsert(physical(name), layout.rows(batch), **once(timeout))
+        with self._calling(name) as store:
+            try:
+                with translated(name, store.place):
+                    _write(store, store.last(name, timeout), name, batch, timeout)
+            except errors.FingerprintMismatch:  # its columns, all of which a row must have, carry digests
+                _write(store, store.current(name, timeout), name, batch, timeout)
 
     def delete(self, name: str, ids: Sequence[str], *, timeout: float | None) -> None:
         with self._calling(name) as store:
@@ -228,13 +228,13 @@ class Milvus:
     def delete_where(self, name: str, where: Filter, *, timeout: float | None) -> None:
         with self._calling(name) as store:
             matching = self._matching(where, store.current(name, timeout).spec)
-            store.loaded("delete", name, timeout, filter=matching, **_level(store, "Strong"))
+            store.loaded("delete", name, timeout, {"filter": matching, **_level(store, "Strong")})
 
     def flush(self, name: str, *, timeout: float | None) -> None:
         with self._calling(name) as store:
             store.described(name, timeout)  # Lite flushes what does not exist
             if store.server:  # sealing segments would take seconds, and makes nothing more visible
-                store.loaded("query", name, timeout, filter="", output_fields=["count(*)"], **_level(store, "Strong"))
+                store.loaded("query", name, timeout, {**_counted(""), **_level(store, "Strong")})
             else:
                 store.client.flush(physical(name), **once(timeout))
 
@@ -246,11 +246,11 @@ class Milvus:
             vectors = wanted(layout.spec, want)
             asked: dict[str, Any] = {"filter": layout.key.among(ids), "output_fields": layout.columns(vectors, want)}
             asked |= _level(store, "Session")
-            read = store.loaded("query", name, timeout, **asked) if ids else []
+            read = store.loaded("query", name, timeout, asked) if ids else []
             if store.server and len(read) < len(ids):
                 # A server replaces a record by removing and adding it, and may be seen in between: look again. All of
                 # it, since an alias may move meanwhile.
-                read = max(read, store.loaded("query", name, timeout, **asked), key=len)
+                read = max(read, store.loaded("query", name, timeout, asked), key=len)
         return to_batch([layout.row(cells, vectors, want) for cells in read], vectors, want)
 
     def search(self, name: str, request: Search, *, timeout: float | None) -> Sequence[Sequence[Hit]]:
@@ -259,20 +259,20 @@ class Milvus:
             layout = store.last(name, timeout)
             vector, vectors = layout.spec.physical(request.using), wanted(layout.spec, want)
             kind = layout.table.indexes.get(vector.column, "")
-            tests = [self._matching(request.where, layout.spec)] if request.where is not None else []
             present = layout.has(vector)
-            answers = store.loaded(
-                "search",
-                name,
-                timeout,
-                data=list(request.queries),
-                anns_field=vector.column,
-                search_params=search_params(kind, vector.metric, request.tuning, request.k),
-                filter=" and ".join([*([present] if present else []), *tests]),
-                limit=request.k,
-                output_fields=layout.columns(vectors, want),
+            tests = [present] if present else []
+            if request.where is not None:
+                tests.append(self._matching(request.where, layout.spec))
+            asked = {
+                "data": list(request.queries),
+                "anns_field": vector.column,
+                "search_params": search_params(kind, vector.metric, request.tuning, request.k),
+                "filter": " and ".join(tests),
+                "limit": request.k,
+                "output_fields": layout.columns(vectors, want),
                 **_level(store, "Bounded"),
-            )
+            }
+            answers = store.loaded("search", name, timeout, asked)
         sign = -1.0 if vector.metric is Metric.L2 else 1.0  # a squared distance, or a similarity by that name
         trace = {"approximate": 1.0} if kind in APPROXIMATE else {}
         return [layout.hits(answer, sign, vectors, want, trace) for answer in answers]
@@ -285,7 +285,7 @@ class Milvus:
             tests = [] if request.after is None else [layout.key.after(request.after)]
             matching = self._matching(request.where, layout.spec)
             asked = {"filter": " and ".join([*tests, matching]), "output_fields": layout.columns(vectors, want)}
-            read = store.loaded("query", name, timeout, **asked, limit=request.size, **_SCAN)
+            read = store.loaded("query", name, timeout, {**asked, "limit": request.size, **_SCAN})
             more = len(read) == request.size or (store.server and len(read) > 0)  # a server's pages may be short
         batch = to_batch([layout.row(cells, vectors, want) for cells in read], vectors, want)
         return Page(batch, batch.ids[-1] if more else None)
@@ -294,9 +294,7 @@ class Milvus:
         with self._calling(name) as store:
             # Without a filter Lite reads no rows.
             matching = "" if where is None else self._matching(where, store.last(name, timeout).spec)
-            answer = store.loaded(
-                "query", name, timeout, filter=matching, output_fields=["count(*)"], **_level(store, "Bounded")
-            )
+            answer = store.loaded("query", name, timeout, {**_counted(matching), **_level(store, "Bounded")})
         return int(answer[0]["count(*)"])
 
     def close(self) -> None:
@@ -308,19 +306,24 @@ class Milvus:
     def _matching(where: Filter | None, spec: Spec) -> str:
         return to_expression(current(where, spec), spec)
 
-    @contextmanager
-    def _calling(self, name: str = "", *, make: bool = False) -> Iterator[Store]:
+    def _calling(self, name: str = "", *, make: bool = False) -> Use[Store]:
         lease = self._share.lease(make=make)
         if lease is None:
             raise errors.NotFound(f"there is no Milvus Lite directory at {self._share.path} yet")
-        store: Store = lease.resource
-        store.use_registry(self._registry)
-        try:
-            with lease.lock, quiet(), translated(name, store.place):
-                yield store
-        except (errors.FingerprintMismatch, errors.NotFound):
-            store.forget()
-            raise
+        if self._registry is not None:
+            lease.resource.use_registry(self._registry)
+        return Use(lease, lease.resource.told, name)
+
+
+def _write(store: Store, layout: Layout, name: str, batch: Batch, timeout: float | None) -> None:
+    for column in batch.vectors:
+        layout.spec.physical(column)
+    if len(batch):
+        store.client.upsert(physical(name), layout.rows(batch), **once(timeout))
+
+
+def _counted(matching: str) -> dict[str, Any]:
+    return {"filter": matching, "output_fields": ["count(*)"]}
 
 
 def _level(store: Store, level: str) -> dict[str, str]:

@@ -12,12 +12,12 @@ acknowledged is visible.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pixdex import errors
+from pixdex.connectors._shared import Use
 from pixdex.connectors.address import Address, serves
 from pixdex.connectors.port import Capabilities, Survey
 from pixdex.errors import MissingDependency
@@ -232,16 +232,9 @@ class Qdrant:
 
     # --- helpers ---
 
-    @contextmanager
-    def _calling(self, timeout: float | None, *, make: bool = False) -> Iterator[Store]:
+    def _calling(self, timeout: float | None, *, make: bool = False) -> Use[Store]:
         lease = self._share.lease(make=make)
         if lease is None:
             raise errors.NotFound(f"there is no Qdrant directory at {self._share.path} yet")
-        store = lease.resource
-        store.limit(timeout)
-        try:
-            with lease.lock, translated(store.place):
-                yield store
-        except (errors.FingerprintMismatch, errors.NotFound):
-            store.specs.forget()
-            raise
+        lease.resource.limit(timeout)
+        return Use(lease, lease.resource.told, "")

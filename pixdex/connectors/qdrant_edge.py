@@ -11,13 +11,13 @@ read where it is; ``?registry=FILE`` names the file for its Spec.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pixdex import errors
 from pixdex.connectors._deadline import Deadline
+from pixdex.connectors._shared import Lease, Use
 from pixdex.connectors.address import Address
 from pixdex.connectors.port import Capabilities, Survey
 from pixdex.errors import MissingDependency
@@ -30,7 +30,7 @@ try:
     from pixdex.connectors import _qdrant_edge_foreign as foreign
     from pixdex.connectors._qdrant_edge_models import EDGE, Index, add_vector, plain, point, search_params
     from pixdex.connectors._qdrant_edge_shelf import Shelf, add_indexes, share
-    from pixdex.connectors._qdrant_errors import translated
+    from pixdex.connectors._qdrant_errors import told
     from pixdex.connectors._qdrant_filters import OPERATORS
     from pixdex.connectors._qdrant_ids import foreign_id, point_id
     from pixdex.connectors._qdrant_points import columns, payload_of, points
@@ -227,22 +227,23 @@ class QdrantEdge:
 
     # --- helpers ---
 
-    def _changing(self, *, make: bool = False) -> AbstractContextManager[Shelf]:
+    def _changing(self, *, make: bool = False) -> Use[Shelf]:
         """The directory, to this thread alone."""
-        return self._calling(make=make, alone=True)
+        return Use(self._lease(make=make), self._told, "")
 
-    def _reading(self) -> AbstractContextManager[Shelf]:
+    def _reading(self) -> Use[Shelf]:
         """The directory; the engine takes care of threads."""
-        return self._calling(make=False, alone=False)
+        return Use(self._lease(), self._told, "", alone=False)
 
-    @contextmanager
-    def _calling(self, *, make: bool, alone: bool) -> Iterator[Shelf]:
+    def _lease(self, *, make: bool = False) -> Lease[Shelf]:
         lease = self._share.lease(make=make)
         if lease is None:
             raise errors.NotFound(f"there is no Qdrant Edge directory at {self._share.path} yet")
         lease.resource.use_registry(self._registry)
-        with lease.lock if alone else nullcontext(), translated(self._share.path):
-            yield lease.resource
+        return lease
+
+    def _told(self, error: Exception, _name: str) -> errors.PixdexError | None:
+        return told(error, self._share.path)
 
 
 def _back_fill(shard: Any, fields: Sequence[Field], deadline: Deadline) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pixdex.filters.binding import bind, check_columns
 from pixdex.filters.builder import F
-from pixdex.filters.meaning import EARTH_RADIUS_KM, distance_km, matches, micros, stored
+from pixdex.filters.meaning import EARTH_RADIUS_KM, distance_km, matches, micros, stored, stored_column
 from pixdex.filters.nodes import (
     FALSE,
     MAX_DEPTH,
@@ -79,6 +79,7 @@ __all__ = [
     "parse",
     "relax",
     "stored",
+    "stored_column",
     "to_json",
 ]
 

@@ -25,7 +25,7 @@ RULES: dict[str, set[str]] = {
     "_vectors": {"types", "errors"},
     "_joined": {"connectors.port", *SPINE},
     "_limits": {"connectors.port", *SPINE},
-    "_reading": {"connectors.port", "_records", *SPINE},
+    "_reading": {"connectors.port", "_records", "_vectors", *SPINE},
     "collection": {
         "connectors.port",
         "_joined",
@@ -34,7 +34,6 @@ RULES: dict[str, set[str]] = {
         "_reading",
         "policy",
         "_records",
-        "_vectors",
         *SPINE,
     },
     "adopting": {"collection", "connectors.port", "ingest", "pictures", "fields", "report", "policy", "encoders.port"}

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import numpy as np
 import pytest
 
-from pixdex._records import check_ids, checked, coerce, conversions, from_port, with_revs
+from pixdex._records import check_ids, checked, coerce, conversions, show, with_revs
 from pixdex._vectors import checked_vectors
 from pixdex.errors import ConfigError, InvalidRecord
 from pixdex.types import MAX_INT, Batch, Field, Fingerprint, Kind, Metric, Spec, TokenSpec, Vector
@@ -421,8 +421,9 @@ def test_users_see_times_as_datetimes_and_no_revision():
     stored = checked(Batch(("a",), payloads=({"time": NOON, "times": [NOON], "x": 1},)), spec())
     with_rev = with_revs(stored, 5).payloads[0]
     assert with_rev["_rev"] == 5
-    assert from_port([with_rev], conversions(spec())) == [{"time": NOON, "times": [NOON], "x": 1}]
-    assert from_port([{"time": None, "_rev": 1, "times": []}], conversions(spec())) == [{"time": None, "times": []}]
+    payloads = [with_rev, {"time": None, "_rev": 1, "times": []}]
+    show(payloads, conversions(spec()))
+    assert payloads == [{"time": NOON, "times": [NOON], "x": 1}, {"time": None, "times": []}]
 
 
 def test_revisions_count_up():
