@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ class _Once(float):
         return True
 
 
-def once(timeout: float | None) -> dict[str, Any]:
+@lru_cache(maxsize=64)
+def once(timeout: float | None) -> Mapping[str, Any]:
     """Keywords of every call: how long it may take; the client repeats nothing."""
     seconds = None if timeout is None else _Once(timeout)
     return {"timeout": seconds, "retry_times": 0, "retry_on_rate_limit": False}
@@ -280,7 +282,7 @@ def server_share(address: Address, options: Options) -> Own[Store]:
         raise errors.Unsupported(
             f"{place} is Milvus {'.'.join(map(str, version))}; pixdex needs {'.'.join(map(str, OLDEST))} or newer"
         )
-    return Own(place, Store(client, place, version=version, registry=options.registry), Store.close, Quiet)
+    return Own(place, Store(client, place, version=version, registry=options.registry), Store.close, Quiet())
 
 
 def _connected(authority: str, database: str | None, options: Options) -> Any:

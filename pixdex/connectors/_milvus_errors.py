@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -182,11 +182,12 @@ class Quiet:
 
     __slots__ = ("_lock",)
 
-    def __init__(self, lock: AbstractContextManager[object] = nullcontext()) -> None:
+    def __init__(self, lock: AbstractContextManager[object] | None = None) -> None:
         self._lock = lock
 
     def __enter__(self) -> None:
-        self._lock.__enter__()
+        if self._lock is not None:
+            self._lock.__enter__()
         caller = threading.get_ident()
         _callers[caller] = _callers.get(caller, 0) + 1
 
@@ -197,4 +198,5 @@ class Quiet:
         depth = _callers.pop(caller) - 1
         if depth:
             _callers[caller] = depth
-        self._lock.__exit__(kind, error, trace)
+        if self._lock is not None:
+            self._lock.__exit__(kind, error, trace)

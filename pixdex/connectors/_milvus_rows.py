@@ -163,8 +163,11 @@ class Layout:
 
     def has(self, vector: Vector) -> str | None:
         """The expression that holds where a record has the vector; None where all have it."""
-        present = self._present.get(vector.column)
-        return None if present is None else f"{present} == true"
+        return self._holding.get(vector.column)
+
+    @cached_property
+    def _holding(self) -> Mapping[str, str]:
+        return {column: f"{present} == true" for column, present in self._present.items()}
 
     def columns(self, vectors: Sequence[Vector], want: Want) -> list[str]:
         """What to read of a row."""
@@ -200,7 +203,8 @@ class Layout:
             given = batch.vectors.get(vector.column, [empty] * len(batch))
             table[self._present[vector.column]] = has
             table[vector.column] = [row if there else empty for row, there in zip(given, has, strict=True)]
-        return [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
+        names = tuple(table)
+        return [dict(zip(names, cells, strict=False)) for cells in zip(*table.values(), strict=True)]
 
     def hits(
         self, answer: Any, sign: float, vectors: Sequence[Vector], want: Want, trace: dict[str, float]

@@ -158,19 +158,21 @@ class Share(Generic[T]):
 
 
 class Own(Generic[T]):
-    """A connector's own connection to the server at ``place``: nobody shares it, and it takes calls of many threads."""
+    """A connector's own connection to the server at ``place``: nobody shares it, and it takes calls of many threads.
+    ``guard`` is entered around each.
+    """
 
     def __init__(
         self,
         place: str,
         resource: T,
         closer: Callable[[T], object],
-        guard: Callable[[AbstractContextManager[object]], AbstractContextManager[object]] = _itself,
+        guard: AbstractContextManager[object] = _NO_LOCK,
     ) -> None:
         self.path = place
         self._closer = closer
         self._lock = threading.Lock()
-        self._lease: Lease[T] | None = Lease(resource, guard(_NO_LOCK), self.close)
+        self._lease: Lease[T] | None = Lease(resource, guard, self.close)
 
     def lease(self, *, make: bool = False) -> Lease[T]:
         """The open connection."""

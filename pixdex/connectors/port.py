@@ -8,6 +8,8 @@ Promises that every connector keeps (``pixdex.testing`` turns each into a test):
 * ``scan`` visits every record that is present throughout, once, in any order; a page may be asked for
   again with the same cursor. A page may be short; only ``after is None`` means the end.
 * ``fetch`` returns what exists, in any order. A stored vector equals the one given to 1e-6.
+* What a read returns is the caller's own: payloads are fresh dicts, and a change of them changes no record. What
+  ``upsert`` is given is not: the caller may change it afterwards.
 * ``describe`` returns the Spec that ``create`` or ``alter`` was given, also while the collection is empty.
 * After ``flush`` everything acknowledged is visible to search, count and scan.
 * Scores are similarities in the sense of ``Metric``. Client exceptions are translated; unknown

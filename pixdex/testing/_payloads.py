@@ -127,6 +127,19 @@ class PayloadCases(Cases):
         found += [got for page in collection.scan() for got in page.batch.payloads or ()]
         assert [_typed(got) for got in found] == [_typed(payload)] * 3
 
+    def test_what_is_read_is_the_readers_own(self, kept: Any) -> None:
+        """Who changes a payload that was read, or one that was written, changes no record."""
+        collection = kept(replace(STANDARD, encoder="payloads"))
+        written: dict[str, Any] = {"a": 1, "inner": {"b": [1]}}
+        put(collection, ["a"], payloads=[written])
+        read = [payload_of(collection, "a"), collection.search(some_vectors(1))[0][0].payload]
+        read += [got for page in collection.scan() for got in page.batch.payloads or ()]
+        for payload in [written, *read]:
+            payload["a"] = 2
+            payload["inner"]["b"].append(2)
+        assert payload_of(collection, "a") == {"a": 1, "inner": {"b": [1]}}
+        assert collection.search(some_vectors(1))[0][0].payload == {"a": 1, "inner": {"b": [1]}}
+
     @pytest.mark.parametrize("why", REFUSED)
     def test_payloads_that_are_refused(self, untouched: Collection, why: str) -> None:
         """What is no JSON of finite numbers and whole Unicode is refused, naming the record."""
