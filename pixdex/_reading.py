@@ -5,7 +5,7 @@ ordered, and what comes from the port is shown as users see it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from pixdex._vectors import checked_query, checked_vectors
 from pixdex.errors import ConfigError
 from pixdex.filters import FALSE, TRUE, Filter, Operator, bind, matches, relax
 from pixdex.scores import similarities
-from pixdex.types import Batch, Hit, Page, Payload, Scan, Search, Spec, Tuning, Vector, Want
+from pixdex.types import Batch, Hit, Page, Scan, Search, Spec, Tuning, Want
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -49,6 +49,10 @@ class Reader:
     def _limits(self) -> Capabilities:
         return self.connector.capabilities
 
+    @cached_property
+    def _max_k(self) -> int:
+        return self._limits.max_k
+
     @property
     def _exact(self) -> bool:
         """Whether the store searches exactly when asked to; another tool's index may be anything."""
@@ -74,51 +78,45 @@ class Reader:
         """
         if k < 1:
             raise ConfigError(f"k is {k}: ask for at least 1")
-        vector = self._using(using)
+        vectors = self.spec.vectors
+        if using is None and len(vectors) > 1:
+            names = ", ".join(v.name for v in vectors)
+            raise ConfigError(f"this collection has several vectors ({names}): say which with using=")
+        vector = vectors[0] if using is None else self.spec.vector(using)
         checked = checked_query(queries, vector) if one else checked_vectors(queries, vector)
         bound = None if where is None else bind(where, self.spec)
         return Search(queries=checked, k=k, using=vector.column, where=bound, tuning=tuning, want=want)
-
-    def _using(self, name: str | None) -> Vector:
-        vectors = self.spec.vectors
-        if name is not None:
-            return self.spec.vector(name)
-        if len(vectors) > 1:
-            names = ", ".join(v.name for v in vectors)
-            raise ConfigError(f"this collection has several vectors ({names}): say which with using=")
-        return vectors[0]
 
     def search(self, asked: Search) -> list[list[Hit]]:
         """For each query at most ``k`` hits, by score, then id."""
         if not len(asked.queries) or (asked.where is not None and asked.where == FALSE):
             return [[] for _ in asked.queries]
-        if asked.k > self._limits.max_k or (asked.tuning.exact and not self._exact):
+        if asked.k > self._max_k or (asked.tuning.exact and not self._exact):
             return self._scan_and_score(asked)
         return self._search(asked)
 
     def _search(self, asked: Search) -> list[list[Hit]]:
         bound, k = asked.where, asked.k
-        pushed, exact = self._pushed(bound)
-        want = self.at_port(asked.want if exact else replace(asked.want, payload=True))
-        request = asked if pushed is bound and want is asked.want else replace(asked, where=pushed, want=want)
+        pushed, exact = (None, True) if bound is None else self._pushed(bound)
+        request = asked
+        if pushed is not bound or asked.want.vectors or asked.want.tokens or not exact:
+            want = self.at_port(asked.want if exact else replace(asked.want, payload=True))
+            request = replace(asked, where=pushed, want=want)
         for _ in range(_ROUNDS_BEFORE_SCAN):
             raw: Sequence[Sequence[Hit]] = self.run("search", self.connector.search, request)
             kept = raw if exact else [_matching(bound, hits) for hits in raw]
             reach = request.k
             if exact or all(len(some) >= k or len(hits) < reach for some, hits in zip(kept, raw, strict=True)):
-                return self._completed(asked, [self._seen(_ordered(hits, k), asked.want) for hits in kept])
-            if reach == self._limits.max_k:
+                found = [self._seen(_ordered(hits, k), asked.want) for hits in kept]
+                return found if min(map(len, found)) == k else self._completed(asked, found)
+            if reach == self._max_k:
                 break
-            request = replace(request, k=min(reach * _GROWTH, self._limits.max_k))
+            request = replace(request, k=min(reach * _GROWTH, self._max_k))
         return self._scan_and_score(asked)
 
     def _completed(self, asked: Search, found: list[list[Hit]]) -> list[list[Hit]]:
         """``found``, searched again exactly where an approximate index returned fewer than match."""
-        if (
-            all(len(hits) == asked.k for hits in found)
-            or (self._limits.complete and self.spec.native)
-            or asked.tuning.exact
-        ):
+        if asked.tuning.exact or (self._limits.complete and self.spec.native):
             return found
         matching = self.count(asked.where)
         short = [row for row, hits in enumerate(found) if len(hits) < min(asked.k, matching)]
@@ -241,7 +239,8 @@ class Reader:
         name = self._logical_names
         payloads = batch.payloads
         revs = [int(p.get("_rev", 0)) for p in payloads] if payloads is not None and self.spec.native else None
-        self._show(payloads or ())
+        if self.spec.native:
+            _records.show(payloads or (), self._conversions)
         return Batch(
             batch.ids,
             {name[column]: values for column, values in batch.vectors.items()},
@@ -259,18 +258,13 @@ class Reader:
     def _conversions(self) -> _records.Conversions:
         return _records.conversions(self.spec)
 
-    def _show(self, payloads: Iterable[Payload]) -> None:
-        """Make of payloads, in place, what users see; another tool's stay as they are."""
-        if self.spec.native:
-            _records.show(payloads, self._conversions)
-
     def _seen(self, hits: list[Hit], want: Want) -> list[Hit]:
-        """Hits of the port, made in place what users see."""
-        if want.payload:
-            self._show([hit.payload or {} for hit in hits])
-        else:
+        """Hits of the port, made in place what users see; another tool's payloads stay as they are."""
+        if not want.payload:
             for hit in hits:
                 hit.payload = None  # it was read for a residual check
+        elif self.spec.native:
+            _records.show([hit.payload or {} for hit in hits], self._conversions)
         if want.vectors:
             for hit in hits:
                 hit.vectors = {

@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 
 __all__ = ["as_array", "checked_query", "checked_tokens", "checked_vectors"]
 
+_FLOAT32 = np.dtype(np.float32)
 _ROUNDING = 2.0**-22
 """How far the square of a normalized float32 vector may be from 1: dividing again would not bring it closer."""
 
 
 def checked_query(values: Any, vector: Vector) -> NDArray[np.float32]:
     """One query ``[dim]`` as float32 ``[1, dim]``: finite, of the right width, normalized for cosine."""
-    array = as_array(values, "a query")
+    array = values if isinstance(values, np.ndarray) else as_array(values, "a query")
     if array.ndim != 1:
         raise InvalidRecord(f"one query is [dim], got an array of shape {array.shape}: use search for several")
     if len(array) != vector.dim:
         raise _width(vector, array)
-    narrow = array if array.dtype == np.float32 else _as_float32(array)[0]
+    narrow = array if array.dtype == _FLOAT32 else _as_float32(as_array(array, "a query"))[0]
     wide = narrow.astype(np.float64)
     square = float(wide.dot(wide))
     if not math.isfinite(square):

@@ -355,7 +355,8 @@ class Collection:
         """
         reader = self._reader
         asked = reader.asked(queries, one=False, k=k, where=where, using=using, tuning=tuning, want=want)
-        return [_above(hits, threshold) for hits in reader.search(asked)]
+        found = reader.search(asked)
+        return found if threshold is None else [_above(hits, threshold) for hits in found]
 
     def search_one(
         self,
@@ -371,7 +372,8 @@ class Collection:
         """``search`` for one query ``[dim]``."""
         reader = self._reader
         asked = reader.asked(query, one=True, k=k, where=where, using=using, tuning=tuning, want=want)
-        return _above(reader.search(asked)[0], threshold)
+        hits = reader.search(asked)[0]
+        return hits if threshold is None else _above(hits, threshold)
 
     def scan(
         self,
@@ -447,8 +449,8 @@ class Collection:
         )
 
 
-def _above(hits: list[Hit], threshold: float | None) -> list[Hit]:
-    return hits if threshold is None else [hit for hit in hits if hit.score >= threshold]
+def _above(hits: Sequence[Hit], threshold: float) -> list[Hit]:
+    return [hit for hit in hits if hit.score >= threshold]
 
 
 def _spelled(fingerprint: Fingerprint) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -98,15 +98,11 @@ class Field:
     ordinal: int = 0
     stored_as: str | None = None
 
-    @property
+    @cached_property
     def column(self) -> str:
         """The physical column name, such as ``f1_3fa9c1``. The digits are a digest of name and kind, so that a filter
         of a handle that went stale fails in the store instead of reading another field.
         """
-        return self._column
-
-    @cached_property  # by a name that does not get into the JSON of a Spec
-    def _column(self) -> str:
         if self.stored_as is not None:
             return self.stored_as
         return _physical_name(f"f{self.ordinal}", f"{self.name}/{self.kind}/{self.many}", 3)
@@ -159,15 +155,11 @@ class Vector:
         if self.dim < 1:
             raise ConfigError(f"vector {self.name!r} needs a dimension of at least 1, not {self.dim}")
 
-    @property
+    @cached_property
     def column(self) -> str:
         """The physical name. It carries a digest of the fingerprint and of the vector's shape, so that a handle
         that went stale fails in the store.
         """
-        return self._column
-
-    @cached_property
-    def _column(self) -> str:
         if self.stored_as is not None:
             return self.stored_as
         return _physical_name(self.name, f"{self.fingerprint.digest}/{self.dim}/{self.metric}/{self.dtype}", 4)
@@ -250,12 +242,12 @@ class Spec:
             check_field(declared.name)
         object.__setattr__(self, "fields", _with_ordinals(self.fields))
 
-    @property
+    @cached_property
     def columns(self) -> tuple[Field, ...]:
         """Every physical column: the revision (another tool's records have none), then the declared fields."""
         return (REV, *self.fields) if self.native else self.fields
 
-    @property
+    @cached_property
     def native(self) -> bool:
         """Whether pixdex made the collection."""
         return isinstance(self.layout, Native)
@@ -293,7 +285,7 @@ class Spec:
 
     def to_json(self) -> str:
         """The form that stores keep."""
-        return orjson.dumps(self).decode()
+        return orjson.dumps(asdict(self)).decode()  # of itself orjson would write what is cached, too
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Spec:

@@ -112,17 +112,14 @@ class Store:
         self.client = client
         self.place = place
         self.version = version
+        self.server = version is not None
+        """Whether it is a server; else Lite."""
         self.approximate = False
         """Whether a collection was seen whose index does not compare with every vector."""
         self._registry = registry
         self.specs = Specs(self._read_spec, registry=registry)
         self._layouts: dict[str, Layout] = {}
         self._closer = closer
-
-    @property
-    def server(self) -> bool:
-        """Whether it is a server; else Lite."""
-        return self.version is not None
 
     def use_registry(self, path: str | None) -> None:
         """Keep Specs of other tools' collections in this file from now on; None leaves things as they are."""
@@ -151,7 +148,7 @@ class Store:
 
     def last(self, name: str, timeout: float | None) -> Layout:
         """How records lay when that was last asked."""
-        return self._layout(name, self.specs.last(name, timeout), timeout)
+        return self._layouts.get(name) or self._layout(name, self.specs.last(name, timeout), timeout)
 
     def forget(self) -> None:
         """After whatever changes a Spec or an alias, and when a call by an old one failed."""

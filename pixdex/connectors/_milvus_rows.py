@@ -161,12 +161,9 @@ class Layout:
         """Without and with the payload."""
         return [self.key.column], [self.key.column, *self._payload]
 
-    def has(self, vector: Vector) -> str | None:
-        """The expression that holds where a record has the vector; None where all have it."""
-        return self._holding.get(vector.column)
-
     @cached_property
-    def _holding(self) -> Mapping[str, str]:
+    def holding(self) -> Mapping[str, str]:
+        """Column of a vector -> the expression that holds where a record has it. Empty where every record has all."""
         return {column: f"{present} == true" for column, present in self._present.items()}
 
     def columns(self, vectors: Sequence[Vector], want: Want) -> list[str]:

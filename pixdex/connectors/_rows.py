@@ -39,6 +39,8 @@ class Row:
 
 def wanted(spec: Spec, want: Want) -> Sequence[Vector]:
     """The vectors that ``want`` names."""
+    if not want.vectors:
+        return ()
     return [spec.physical(column) for column in want.vectors]
 
 

@@ -259,8 +259,8 @@ class Milvus:
             layout = store.last(name, timeout)
             vector, vectors = layout.spec.physical(request.using), wanted(layout.spec, want)
             kind = layout.table.indexes.get(vector.column, "")
-            present = layout.has(vector)
-            tests = [present] if present else []
+            present = layout.holding.get(vector.column)
+            tests = [] if present is None else [present]
             if request.where is not None:
                 tests.append(self._matching(request.where, layout.spec))
             asked = {
