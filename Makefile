@@ -67,6 +67,13 @@ bench: setup
 	$(BIN)/python -m benchmarks.durability
 	$(BIN)/python -m benchmarks.parity
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.hygiene
+	$(BIN)/python -m benchmarks.add_memory
+	$(BIN)/python -m benchmarks.encode_cpu
+	$(BIN)/python -m benchmarks.encode_cnn
+	$(BIN)/python -m benchmarks.cold_start
+	$(BIN)/python -m pip install $(PIP_OPTIONS) --editable ".[bench]"
+	$(BIN)/python -m benchmarks.encode_st
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "pixdex needs Python 3.11 or newer: make PYTHON=python3.11"'

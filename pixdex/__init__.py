@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pixdex.filters import F, Filter
     from pixdex.index import ImageIndex, open  # noqa: A004 - pixdex.open, as gzip.open
     from pixdex.policy import Policy
+    from pixdex.transfer import encode, load
     from pixdex.types import (
         Batch,
         Field,
@@ -40,6 +41,8 @@ _HOME = {
     "ImageIndex": "index",
     "open": "index",
     "Policy": "policy",
+    "encode": "transfer",
+    "load": "transfer",
     "Batch": "types",
     "Field": "types",
     "Fingerprint": "types",
@@ -74,7 +77,9 @@ __all__ = [
     "Want",
     "aio",
     "connect",
+    "encode",
     "errors",
+    "load",
     "open",
 ]
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -349,12 +347,12 @@ def _in_place(
     """Vectors written beside those of the other tool."""
     store, tally = _adopting(collection.connector), sources.tally
     vector = collection.spec.vector(IMAGE)
-    with _encoding(encoder, tally) as encoding:
+    with Encoding(encoder, IMAGE, tokens=False) as encoding:
         for there, items in sources.pages(Want(vectors=(IMAGE,))):
             has = dict(zip(there.ids, there.present(IMAGE).tolist(), strict=True))
             left = [item for item in items if again or not has[item.id or ""]]
             tally.unchanged += len(items) - len(left)
-            made = encoding.batch(left)
+            made = encoding.batch(left, tally)
             if len(made):
                 matrix = checked_vectors(made.vectors[IMAGE], vector, ids=made.ids)
                 batch = Batch(made.ids, {vector.column: matrix})
@@ -369,15 +367,6 @@ def _in_place(
 
 def _attached(store: Adopting, name: str, batch: Batch, timeout: float) -> None:
     store.attach(name, batch, timeout=timeout)
-
-
-@contextmanager
-def _encoding(encoder: Encoder, tally: Tally) -> Iterator[Encoding]:
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="pixdex-decode")
-    try:
-        yield Encoding(encoder, IMAGE, tokens=False, pool=pool, tally=tally)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _beside(

@@ -411,6 +411,9 @@ class AsyncImageIndex:
         ids: Sequence[str] | None = None,
         source: str | None = None,
         tokens: bool | None = None,
+        column: str | None = None,
+        allow_remote: bool = False,
+        allow_private: bool = False,
         progress: Progress | bool | None = None,
     ) -> Report:
         """See ``ImageIndex.add``. An iterator of pictures is read, and ``progress`` called, in a thread.
@@ -423,7 +426,17 @@ class AsyncImageIndex:
         def add() -> Report:
             with following(progress) as follow:
                 watch = partial(_stop_or_follow, stop, follow)
-                return self._sync.add(pictures, fields=fields, ids=ids, source=source, tokens=tokens, progress=watch)
+                return self._sync.add(
+                    pictures,
+                    fields=fields,
+                    ids=ids,
+                    source=source,
+                    tokens=tokens,
+                    column=column,
+                    allow_remote=allow_remote,
+                    allow_private=allow_private,
+                    progress=watch,
+                )
 
         return await self._calls.run_to_rest(add, stop.set)
 
@@ -433,8 +446,9 @@ class AsyncImageIndex:
 
     async def search(
         self,
-        query: Any,
+        query: Any = None,
         *,
+        text: str | None = None,
         k: int = 10,
         where: Filter | None = None,
         threshold: float | None = None,
@@ -447,6 +461,7 @@ class AsyncImageIndex:
         return await self._calls.run(
             self._sync.search,
             query,
+            text=text,
             k=k,
             where=where,
             threshold=threshold,

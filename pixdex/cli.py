@@ -7,25 +7,35 @@ Results go to standard output, everything else to standard error.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pixdex._printing import (
+    console,
+    one_line,
+    print_hits,
+    print_json,
+    print_proposal,
+    print_report,
+    proposed,
+    write_page,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.console import Console
-
-    from pixdex.adopting import Proposal
     from pixdex.index import ImageIndex
     from pixdex.report import Report
-    from pixdex.types import Hit
 
 __all__ = ["app", "main"]
 
-_STATE = {"debug": False}
+_STATE = {"debug": False, "whole": False}
+"""How the command runs: with traces of errors; writing something that is whole or not there at all."""
 _STOPPED = 130
+_ALL_STAYS = "what was written stays, run the same again to go on"
+_NOTHING_STAYS = "no file was written"
 
 app = typer.Typer(
     name="pixdex",
@@ -39,6 +49,47 @@ Url = Annotated[str, typer.Argument(metavar="URL", help="Store and collection, s
 Encoder = Annotated[
     str | None, typer.Option("--encoder", "-e", help="Encoder reference; default: the collection's own, or classic.")
 ]
+Pictures = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Folders, picture files, patterns, lists (.txt), tables (.csv, .tsv, .jsonl, .parquet), archives (.zip, "
+        ".tar, .tar.gz), addresses (https://, s3://).",
+    ),
+]
+FieldValues = Annotated[
+    list[str] | None, typer.Option("--field", "-f", metavar="NAME=VALUE", help="A field of every picture.")
+]
+Declared = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--declare",
+        metavar="NAME:KIND",
+        help="Declare a field: text, int, float, bool, time, geo; KIND[] for lists.",
+    ),
+]
+SourceName = Annotated[
+    str | None, typer.Option("--source", help="Name of the folder or archive in ids; default: its own name.")
+]
+Column = Annotated[
+    str | None,
+    typer.Option("--column", help="Column of tables that names pictures; default: path, file, filename, image or url."),
+]
+AllowRemote = Annotated[
+    bool, typer.Option("--allow-remote", help="Fetch pictures over http, and from addresses that tables name.")
+]
+AllowPrivate = Annotated[
+    bool, typer.Option("--allow-private", help="Fetch also from this machine and private networks.")
+]
+
+
+class Format(StrEnum):
+    """What an encoder is exported for."""
+
+    ONNX = "onnx"
+    OPENVINO = "openvino"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Where = Annotated[
     str | None, typer.Option("--where", "-w", help='Filter, such as: year >= 2020 and not (album == "x")')
@@ -69,42 +120,93 @@ def _options(
 @app.command()
 def add(
     url: Url,
-    pictures: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders or picture files.")],
+    pictures: Pictures,
     *,
     encoder: Encoder = None,
-    field: Annotated[
-        list[str] | None, typer.Option("--field", "-f", metavar="NAME=VALUE", help="A field of every picture added.")
-    ] = None,
-    declare: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME:KIND", help="Declare a field: text, int, float, bool, time, geo; KIND[] for lists."),
-    ] = None,
-    source: Annotated[str | None, typer.Option(help="Name of the folder in ids; default: its own name.")] = None,
+    field: FieldValues = None,
+    declare: Declared = None,
+    source: SourceName = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Keep tokens for rerankers, in a new collection.")] = False,
+    column: Column = None,
+    allow_remote: AllowRemote = False,
+    allow_private: AllowPrivate = False,
     json: Json = False,
 ) -> None:
-    """Add pictures: folders are walked, what is there already is skipped, what is broken is reported."""
-    from pixdex.errors import ConfigError
-    from pixdex.pictures import path_exists
+    """Add pictures: folders are walked, what is there already is skipped, what is broken is reported.
 
-    kinds = dict(_split(text, ":", "--declare") for text in declare or ())
-    fields = {name: _value(text, kinds.get(name)) for name, text in (_split(t, "=", "--field") for t in field or ())}
-    for path in pictures:
-        if not path_exists(path):
-            raise ConfigError(f"{path} does not exist")
+    A file of pixdex encode is loaded, without the encoder.
+    """
+    from pixdex.errors import ConfigError
+
+    kinds, fields = _kinds_and_fields(declare, field)
+    files = _encoded(pictures)
+    if files:
+        if len(files) < len(pictures):
+            raise ConfigError(f"{files[0]} is encoded already: add such files by a command of their own")
+        if any((encoder, kinds, fields, source, tokens, column)):
+            raise ConfigError(f"{files[0]} is encoded already: encoder, fields and ids were chosen by pixdex encode")
+        _report(_loaded(url, files), as_json=json)
+        return
+    _check_there(pictures)
     with _open(url, encoder=encoder, tokens=tokens) as index:
         index.declare(kinds)
-        report = index.add(pictures, fields=fields, source=source)
-    _print_report(report, as_json=json)
-    if report.quarantined and len(report.quarantined) == report.seen:
-        raise typer.Exit(1)  # not one of them could be used
+        report = index.add(
+            pictures,
+            fields=fields,
+            source=source,
+            column=column,
+            allow_remote=allow_remote,
+            allow_private=allow_private,
+        )
+    _report(report, as_json=json)
+
+
+@app.command()
+def encode(
+    pictures: Pictures,
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write, .parquet.")],
+    encoder: Annotated[str | None, typer.Option("--encoder", "-e", help="Encoder reference; default: classic.")] = None,
+    field: FieldValues = None,
+    declare: Declared = None,
+    source: SourceName = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="The encoder's tokens too, for rerankers.")] = False,
+    column: Column = None,
+    allow_remote: AllowRemote = False,
+    allow_private: AllowPrivate = False,
+    json: Json = False,
+) -> None:
+    """Encode pictures into a file, for pixdex add to load: here or on another machine, without the encoder."""
+    from pixdex.transfer import encode as encode_pictures
+
+    kinds, fields = _kinds_and_fields(declare, field)
+    _check_there(pictures)
+    _STATE["whole"] = True
+    report = encode_pictures(
+        pictures,
+        output,
+        encoder=encoder,
+        declare=kinds,
+        fields=fields,
+        source=source,
+        tokens=tokens,
+        column=column,
+        allow_remote=allow_remote,
+        allow_private=allow_private,
+    )
+    _report(report, as_json=json)
 
 
 @app.command()
 def search(
     url: Url,
-    query: Annotated[str, typer.Argument(metavar="PICTURE|ID", help="A picture file, or the id of a record.")],
+    query: Annotated[
+        str | None, typer.Argument(metavar="[PICTURE|ID]", help="A picture file, or the id of a record.")
+    ] = None,
     *,
+    text: Annotated[
+        str | None, typer.Option("--text", "-t", help="Words instead, where the encoder knows texts too.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
     where: Where = None,
     threshold: Annotated[float | None, typer.Option(help="Leave out hits that score lower.")] = None,
@@ -115,12 +217,16 @@ def search(
     json: Json = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page of thumbnails.")] = None,
 ) -> None:
-    """Find the pictures most like one."""
+    """Find the pictures most like one, or most like what words say."""
     from pixdex.filters import parse
+    from pixdex.pictures import names_file
 
+    if (query is None) == (text is None):
+        raise typer.BadParameter("give a picture, an id or --text, one of them", param_hint="PICTURE|ID")
     with _open(url, encoder=encoder) as index:
         hits = index.search(
             query,
+            text=text,
             k=k,
             where=None if where is None else parse(where),
             threshold=threshold,
@@ -129,11 +235,12 @@ def search(
             candidates=candidates,
         )
     if json:
-        _print_json([{"id": hit.id, "score": hit.score, "payload": hit.payload} for hit in hits])
+        print_json([{"id": hit.id, "score": hit.score, "payload": hit.payload} for hit in hits])
     else:
-        _print_hits(hits)
+        print_hits(hits)
     if html is not None:
-        _write_page(html, query, hits)
+        picture = Path(query).expanduser() if query is not None and names_file(query) else None
+        write_page(html, query or text or "", picture, hits)
 
 
 @app.command()
@@ -150,7 +257,7 @@ def info(url: Url, *, json: Json = False) -> None:
     finally:
         connector.close()
     if json:
-        _print_json(facts)
+        print_json(facts)
         return
     for key, value in facts.items():
         shown = ", ".join(f"{n}: {v}" for n, v in value.items()) if isinstance(value, dict) else value
@@ -211,9 +318,9 @@ def adopt(
         loaded = None if encoder is None else encoders.load(encoder)
         proposal = adopting.propose(connector, name, encoder=loaded, vector=vector)
         if json:
-            _print_json(_proposed(proposal))
+            print_json(proposed(proposal))
         else:
-            _print_proposal(proposal)
+            print_proposal(proposal)
         if yes or (not json and typer.confirm("Register it so? No record is touched.", err=True)):
             adopting.adopt(connector, proposal)
             typer.echo(f"adopted {name}", err=True)
@@ -248,9 +355,7 @@ def attach(
             )
     finally:
         connector.close()
-    _print_report(report, as_json=json)
-    if report.quarantined and len(report.quarantined) == report.seen:
-        raise typer.Exit(1)  # not one of them could be used
+    _report(report, as_json=json)
 
 
 @app.command()
@@ -272,6 +377,21 @@ def encoders() -> None:
 
 
 @app.command()
+def export(
+    encoder: Annotated[str, typer.Argument(metavar="ENCODER", help="Encoder reference, such as hf:folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where it goes.")],
+    *,
+    form: Annotated[Format, typer.Option("--format", help="What runs it.")] = Format.ONNX,
+) -> None:
+    """Write an encoder as a folder that loads without torch: an encoder reference as any, with the same vectors."""
+    from pixdex import encoders
+    from pixdex.encoders.export import export as export_encoder
+
+    export_encoder(encoders.load(encoder), folder, format=form.value)
+    typer.echo(f"exported to {folder}", err=True)
+
+
+@app.command()
 def demo(
     *,
     folder: Annotated[Path, typer.Option(help="Where pictures, index and page go.")] = Path("demo-out"),
@@ -282,20 +402,20 @@ def demo(
     from pixdex.demo import EDITS, run
 
     outcomes = run(folder, encoder=encoder)
-    console = _console()
+    out = console()
     first = next((o for o in outcomes if o.photograph == "chelsea"), outcomes[0])
-    console.print(f"[bold]{first.query.name}[/bold] finds:")
-    _print_hits(first.hits)
+    out.print(f"[bold]{first.query.name}[/bold] finds:")
+    print_hits(first.hits)
     for edit in EDITS:
         of_edit = [outcome for outcome in outcomes if outcome.edit == edit]
-        console.print(f"{edit:11} {sum(o.right for o in of_edit):3} of {len(of_edit)} top hits are the same photograph")
+        out.print(f"{edit:11} {sum(o.right for o in of_edit):3} of {len(of_edit)} top hits are the same photograph")
     right = sum(outcome.right for outcome in outcomes)
-    console.print(f"[bold]top hit right: {right} of {len(outcomes)} = {right / len(outcomes):.1%}[/bold]")
+    out.print(f"[bold]top hit right: {right} of {len(outcomes)} = {right / len(outcomes):.1%}[/bold]")
     target = folder / "hits.html"
     note = f"{len(outcomes)} edited copies searched for; the top hit is right for {right / len(outcomes):.1%}"
     sections = [(f"{o.photograph}, {o.edit}", o.query, o.hits) for o in outcomes]
     target.write_text(page("pixdex demo", note, sections), encoding="utf-8")
-    console.print(f"page: {target}")
+    out.print(f"page: {target}")
 
 
 # --- between the shell and the library ----------------------------------------------------------------
@@ -305,6 +425,61 @@ def _open(url: str, *, encoder: str | None, tokens: bool = False) -> ImageIndex:
     from pixdex.index import open as open_index
 
     return open_index(url, encoder=encoder, tokens=tokens)
+
+
+def _kinds_and_fields(
+    declare: Sequence[str] | None, field: Sequence[str] | None
+) -> tuple[dict[str, str], dict[str, Any]]:
+    kinds = dict(_split(text, ":", "--declare") for text in declare or ())
+    return kinds, {
+        name: _value(text, kinds.get(name)) for name, text in (_split(t, "=", "--field") for t in field or ())
+    }
+
+
+def _check_there(pictures: Sequence[str]) -> None:
+    """Find out what does not exist before an encoder is loaded."""
+    from pathlib import PurePath
+
+    from pixdex.errors import ConfigError
+    from pixdex.pictures import as_path, path_exists
+    from pixdex.sources.addresses import scheme_of
+    from pixdex.sources.folders import is_pattern
+
+    for given in pictures:
+        path = as_path(given)
+        if path is not None and scheme_of(given) is None and not path_exists(path) and not is_pattern(path):
+            raise ConfigError(f"{PurePath(given)} does not exist")
+
+
+def _encoded(pictures: Sequence[str]) -> list[str]:
+    """Those that are files of pixdex encode."""
+    from pixdex.pictures import as_path
+    from pixdex.vectors_file import is_vectors
+
+    return [given for given in pictures if is_vectors(as_path(given) or Path(given))]
+
+
+def _loaded(url: str, files: Sequence[str]) -> Report:
+    from dataclasses import replace
+
+    from pixdex.transfer import load
+
+    reports = [load(url, file) for file in files]
+    last = reports[-1]
+    return replace(
+        last,
+        added=sum(report.added for report in reports),
+        unchanged=sum(report.unchanged for report in reports),
+        quarantined=tuple(row for report in reports for row in report.quarantined),
+        notices=tuple(dict.fromkeys(notice for report in reports for notice in report.notices)),
+        seconds=sum(report.seconds for report in reports),
+    )
+
+
+def _report(report: Report, *, as_json: bool) -> None:
+    print_report(report, as_json=as_json)
+    if report.quarantined and len(report.quarantined) == report.seen:
+        raise typer.Exit(1)  # not one of them could be used
 
 
 def _split(text: str, mark: str, option: str) -> tuple[str, str]:
@@ -327,113 +502,6 @@ def _value(text: str, kind: str | None) -> Any:
     return text if value is None else value
 
 
-def _console(*, err: bool = False) -> Console:
-    from rich.console import Console
-
-    stream = sys.stderr if err else sys.stdout
-    width = None if stream.isatty() else 1000  # what goes into a file or pipe is not cut
-    return Console(stderr=err, highlight=False, soft_wrap=True, width=width)
-
-
-def _print_json(value: Any) -> None:
-    import orjson
-
-    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
-    sys.stdout.flush()
-
-
-def _print_hits(hits: Sequence[Hit]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "score"):
-        table.add_column(heading, justify="right")
-    for heading in ("id", "path"):
-        table.add_column(heading, overflow="fold")
-    for rank, hit in enumerate(hits, 1):
-        path = (hit.payload or {}).get("path", "")
-        table.add_row(str(rank), f"{hit.score:+.3f}", _printable(hit.id), _printable(str(path)))
-    _console().print(table if hits else "nothing found")
-
-
-def _proposed(proposal: Proposal) -> dict[str, Any]:
-    import dataclasses
-
-    import orjson
-
-    spec = orjson.loads(proposal.spec.to_json())
-    return {"survey": dataclasses.asdict(proposal.survey), "spec": spec, "notices": list(proposal.notices)}
-
-
-def _print_proposal(proposal: Proposal) -> None:
-    from rich.table import Table
-
-    from pixdex.fields import spelled
-
-    survey = proposal.survey
-    table = Table(box=None, pad_edge=False)
-    for heading in ("theirs", "", "in pixdex", ""):
-        table.add_column(heading, overflow="fold")
-    table.add_row(_printable(survey.key), f"ids, {survey.ids}", "id", "text")
-    for vector in proposal.spec.vectors:
-        theirs = _printable(vector.stored_as or "(unnamed)")
-        table.add_row(theirs, "vector", vector.name, f"{vector.dim} x {vector.metric}, {vector.fingerprint.encoder}")
-    for field in proposal.spec.fields:
-        table.add_row(_printable(field.stored_as or ""), "field", field.name, spelled(field))
-    console = _console()
-    console.print(f"[bold]{_printable(proposal.collection)}[/bold]: {survey.count} records")
-    console.print(table)
-    for notice in proposal.notices:
-        console.print(f"note: {_printable(notice)}")
-
-
-def _print_report(report: Report, *, as_json: bool) -> None:
-    import dataclasses
-
-    if as_json:
-        _print_json(dataclasses.asdict(report))
-        return
-    console = _console(err=True)
-    for notice in report.notices:
-        console.print(f"note: {_printable(notice)}")
-    for row in report.quarantined:
-        console.print(f"[red]unusable[/red] {_printable(row.path)}: {_printable(row.reason)}")
-    parts = [f"{report.added} added", f"{report.reused} reused", f"{report.unchanged} unchanged"]
-    parts += [f"{report.ignored} other files ignored"] if report.ignored else []
-    parts += [f"{len(report.quarantined)} unusable"] if report.quarantined else []
-    console.print(f"{', '.join(parts)} in {report.seconds:.1f} s")
-
-
-def _printable(text: str) -> str:
-    """Markup for ``text`` on one line: names of files may hold newlines and orders to the terminal."""
-    from rich.markup import escape
-
-    return escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
-
-
-def _write_page(target: Path, query: str, hits: Sequence[Hit]) -> None:
-    from pixdex._html import page
-    from pixdex.errors import ConfigError
-    from pixdex.pictures import names_file, shown
-
-    picture = Path(query).expanduser() if names_file(query) else None
-    title = query if picture is None else shown(Path(picture.name))
-    text = page(f"Pictures like {title}", f"{len(hits)} hits", [("hits", picture, hits)])
-    try:
-        target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--html {target}: cannot be written ({error.strerror}): choose another file") from error
-
-
-def _one_line(error: Exception) -> str:
-    from pixdex.errors import InvalidFilter
-
-    text = str(error)
-    if isinstance(error, InvalidFilter):  # what follows points at the place, which it names already
-        text = text.partition("\n")[0]
-    return " ".join(text.split())
-
-
 def main() -> None:
     """The console script."""
     from pixdex.errors import PixdexError
@@ -442,12 +510,13 @@ def main() -> None:
         app(standalone_mode=True)
     except SystemExit as stop:
         if stop.code == _STOPPED:  # typer has caught Ctrl-C itself
-            typer.echo("stopped; what was written stays, run the same again to go on", err=True)
+            whole = _STATE["whole"]
+            typer.echo(f"stopped; {_NOTHING_STAYS if whole else _ALL_STAYS}", err=True)
         raise
     except (PixdexError, OSError) as error:
         if _STATE["debug"]:
             raise
-        typer.echo(f"pixdex: {_one_line(error)}", err=True)
+        typer.echo(f"pixdex: {one_line(error)}", err=True)
         sys.exit(1)
 
 

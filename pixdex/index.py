@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-import numpy as np
-
 from pixdex import encoders, rerankers
+from pixdex._asking import asked, asked_in_words, itself, reranked
 from pixdex._names import check_collection
 from pixdex._progress import following
 from pixdex._records import check_ids, checked
 from pixdex.collection import Collection
 from pixdex.connectors import connect
-from pixdex.errors import ConfigError, InvalidImage, InvalidRecord, NotFound, Unsupported
-from pixdex.fields import AUTOMATIC, CONTENT, IMAGE, check_user_fields, declared, infer, spelled
-from pixdex.filters import F, Filter, Ids
+from pixdex.errors import ConfigError, InvalidRecord, NotFound, Unsupported
+from pixdex.fields import AUTOMATIC, IMAGE, check_user_fields, declared, infer, spelled
+from pixdex.filters import Filter
 from pixdex.ingest import ingest
-from pixdex.pictures import (
-    NO_PICTURE,
-    Item,
-    Picture,
-    as_path,
-    content_hash,
-    from_files,
-    is_folder,
-    is_picture,
-    load_picture,
-    names_file,
-    path_exists,
-    root_of,
-    several,
-    shown,
-    source_of,
-)
+from pixdex.pictures import NO_PICTURE, Item, Picture, is_picture, several
 from pixdex.report import Progress, Report
-from pixdex.rerankers.port import Candidate, Query
-from pixdex.types import Batch, Field, Hit, Kind, Payload, Source, Spec, Tuning, Vector, Want
+from pixdex.sources import Options, Origin, Source, Sources
+from pixdex.types import Batch, Field, Hit, Kind, Payload, Spec, Tuning, Vector, Want
+from pixdex.types import Source as Remembered
 
 if TYPE_CHECKING:
     from pixdex.connectors.port import Connector
@@ -49,7 +32,7 @@ if TYPE_CHECKING:
     from pixdex.policy import Policy
     from pixdex.rerankers.port import Reranker
 
-__all__ = ["DEFAULT_ENCODER", "ImageIndex", "Info", "describe", "open"]
+__all__ = ["DEFAULT_ENCODER", "ImageIndex", "Info", "declared_fields", "describe", "open"]
 
 DEFAULT_ENCODER = "classic"
 
@@ -108,13 +91,22 @@ def open(  # noqa: A001 - pixdex.open, as gzip.open
             name,
             collection=collection,
             encoder=_encoder_for(collection, encoder),
-            fields=tuple(declared(key, kind) for key, kind in (fields or {}).items()),
+            fields=declared_fields(fields or {}),
             tokens=tokens,
             policy=policy,
         )
     except BaseException:
         connector.close()
         raise
+
+
+def declared_fields(fields: Fields) -> tuple[Field, ...]:
+    """The fields that names and kinds stand for.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    return tuple(declared(name, kind) for name, kind in fields.items())
 
 
 def _encoder_for(collection: Collection | None, encoder: Encoder | str | None) -> Encoder:
@@ -216,43 +208,57 @@ class ImageIndex:
         ids: Sequence[str] | None = None,
         source: str | None = None,
         tokens: bool | None = None,
+        column: str | None = None,
+        allow_remote: bool = False,
+        allow_private: bool = False,
         progress: Progress | bool | None = None,
     ) -> Report:
-        """Add a folder, a file, bytes, an array, a PIL image, or several of those.
+        """Add pictures: what is there already is neither encoded nor written again.
 
-        What the collection holds already is neither encoded nor written again; a file that moved is
-        recognised by its content. A field stays with a record until another value is given for it.
-        Pictures that cannot be used are reported, never raised.
+        A file that moved is recognised by its content. A field stays with a record until another value is given for
+        it. Pictures that cannot be used are reported, never raised.
 
         Args:
-            pictures: what to add. An iterator is read as the work goes, so that it may yield more than
-                memory holds.
-            fields: payload of every picture added. When the collection is new, its keys are declared
-                as fields of the kind that the value suggests; later keys stay undeclared payload.
-            ids: one per picture (no folders then); else ``<source>/<relative path>``, or the content
-                hash for what has no path.
-            source: name of the folder in ids; default its own name.
+            pictures: a folder, a file, a pattern such as ``pics/**/*.jpg``, a list of paths (``.txt``), a table
+                (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``) with a column of paths and others that become fields, an
+                archive (``.zip``, ``.tar``, ``.tar.gz`` ...), an address (``https://``, ``s3://`` and what else
+                fsspec knows), bytes, an array, a PIL image; or several of those. An iterator is read as the work goes,
+                so that it may yield more than memory holds.
+            fields: payload of every picture added. When the collection is new, its keys, and the columns of tables,
+                are declared as fields of the kind that their values suggest; later keys stay undeclared payload.
+            ids: one per picture (nothing that holds several then); else ``<source>/<relative path>``, the address, or
+                the content hash for what has neither.
+            source: name of the folder or archive in ids; default its own name.
             tokens: write the encoder's tokens too; default: what the collection was made for.
+            column: the column of tables that names the pictures; default: ``path``, ``file``, ``filename``, ``image``
+                or ``url``.
+            allow_remote: fetch pictures over http, and from addresses that tables name.
+            allow_private: such addresses may lead to this machine and to private networks.
             progress: True for a bar, a function, or False; default a bar on a terminal.
 
         Raises:
-            ConfigError: no such file, a folder without pictures, ids that do not fit, something that is
-                no picture by its type, a source name that stands for another folder already. Raised
-                before anything is written, save for what an iterator brings later.
+            ConfigError: no such file, a folder or archive without pictures, ids that do not fit, something that is
+                no picture by its type, a source name that stands for another folder already, an address that may not
+                be fetched. Raised before anything is written, save for what an iterator brings later.
+            MissingDependency: a table, an address or a file needs an extra.
             InvalidRecord: an id or a field that cannot be kept; nothing is written.
             StoreError: the store failed; what was written stays, and adding again goes on.
         """
         given = dict(fields or {})
         check_user_fields(given)
-        given_pictures = several(pictures)
-        if isinstance(given_pictures, Sized):
-            self._check_pictures(given_pictures, source)
-            _check_count(given_pictures, ids)
         if ids is not None:
             _check_distinct(ids)
-        notices = self._ready(given, tokens=tokens)
-        items = self._items(given_pictures, _canonical(given, self.collection.spec), ids, source)
-        with following(progress) as follow:
+        options = Options(source=source, column=column, allow_remote=allow_remote, allow_private=allow_private)
+        with Sources(options) as sources, following(progress) as follow:
+            several_pictures = several(pictures)
+            known = self._known(several_pictures, sources, ids)
+            notices = self._ready(given, known, tokens=tokens)
+            canonical = _canonical(given, self.collection.spec)
+            if ids is None:
+                items = self._items(known or map(sources.of, several_pictures), canonical)
+            else:
+                named = _with_ids(ids, several_pictures)
+                items = (Item(record, sources.one(picture), canonical) for record, picture in named)
             return ingest(
                 items,
                 self.collection,
@@ -263,33 +269,36 @@ class ImageIndex:
                 progress=follow,
             )
 
-    def _check_pictures(self, pictures: Iterable[Picture], source: str | None) -> None:
-        """Every path exists, every folder has a picture, no source name means two folders: seen before a
-        collection is made for nothing.
+    def _known(self, pictures: Iterable[Picture], sources: Sources, ids: Sequence[str] | None) -> Sequence[Source]:
+        """The sources of pictures that are there already, none of an iterator's: looked at before a collection is made
+        for nothing. Each has something, and no source name means two places.
         """
-        roots = self._roots()
+        if not isinstance(pictures, Sized):
+            return ()
         for picture in pictures:
             if not is_picture(picture):
                 raise ConfigError(NO_PICTURE.format(type(picture).__name__))
-            path = as_path(picture)
-            if path is None:
-                continue
-            if not path_exists(path):
-                raise ConfigError(f"{path} does not exist")
-            if is_folder(path) and not any(from_files(path, "")):
-                raise ConfigError(f"no pictures in {path}")
-            name, root = source_of(root_of(path), source)
-            _check_source(name, root, roots)
-            roots[name] = root
+        known = [sources.of(picture) for picture in pictures]
+        if ids is not None and (len(ids) != len(known) or not all(source.single for source in known)):
+            raise ConfigError(f"{len(ids)} ids for {len(known)} pictures: give one id per picture, and no folders")
+        roots = self._roots()
+        for source in known:
+            source.check()
+            origin = source.origin
+            if origin is not None:
+                _check_source(origin, roots)
+                roots[origin.name] = origin.root
+        return known
 
-    def _ready(self, fields: Mapping[str, Any], *, tokens: bool | None) -> list[str]:
+    def _ready(self, fields: Mapping[str, Any], known: Sequence[Source], *, tokens: bool | None) -> list[str]:
         """Make the collection when there is none; say in sentences what was decided."""
+        said = [notice for source in known for notice in source.notices()]
         collection = self._existing()
         if collection is None:
-            return self._create(fields, tokens=self._tokens if tokens is None else tokens)
+            return said + self._create(fields, known, tokens=self._tokens if tokens is None else tokens)
         if tokens and collection.spec.tokens is None:
             raise Unsupported("this collection keeps no tokens: make a new one with tokens=True and add again")
-        notices = []
+        notices = said
         missing = tuple(f for f in AUTOMATIC if collection.spec.field(f.name) is None)
         if missing:  # made by hand, from vectors
             collection.alter(fields=missing)
@@ -300,12 +309,15 @@ class ImageIndex:
                 notices.append(f"field {field.name!r} stays {spelled(there)}: this collection was made with it so")
         return notices + [_undeclared(name) for name in fields if collection.spec.field(name) is None]
 
-    def _create(self, fields: Mapping[str, Any], *, tokens: bool) -> list[str]:
+    def _create(self, fields: Mapping[str, Any], known: Sequence[Source], *, tokens: bool) -> list[str]:
         if tokens and self.encoder.token_spec is None:
             raise Unsupported(f"encoder {self.encoder.name!r} makes no tokens")
         said = {f.name: f for f in self._fields}
         suggested = {name: infer(name, value) for name, value in fields.items() if name not in said}
+        columns = {field.name: field for source in reversed(known) for field in source.suggested()}
+        taken = {*said, *suggested}
         new = [field for field in suggested.values() if field is not None]
+        new += [field for name, field in columns.items() if name not in taken]
         spec = Spec(
             vectors=(
                 Vector(
@@ -330,45 +342,36 @@ class ImageIndex:
             Unsupported: the store cannot add a field to a live collection.
             InvalidRecord: a record holds a value of another kind.
         """
-        asked = tuple(declared(name, kind) for name, kind in fields.items())
-        check_user_fields({f.name: f for f in asked})
+        wanted = declared_fields(fields)
+        check_user_fields({f.name: f for f in wanted})
         collection = self._existing()
         there = {f.name: f for f in (self._fields if collection is None else collection.spec.fields)}
-        for field in asked:
+        for field in wanted:
             old = there.get(field.name, field)
             if (old.kind, old.many) != (field.kind, field.many):
                 raise ConfigError(f"field {field.name!r} is declared as {spelled(old)} already, not {spelled(field)}")
-        new = tuple(field for field in asked if field.name not in there)
+        new = tuple(field for field in wanted if field.name not in there)
         if collection is None:
             self._fields = (*self._fields, *new)
         elif new:
             collection.alter(fields=new)
 
-    def _items(
-        self, pictures: Iterable[Picture], fields: Mapping[str, Any], ids: Sequence[str] | None, source: str | None
-    ) -> Iterator[Item | None]:
-        if ids is not None:
-            for record, picture in _with_ids(ids, pictures):
-                yield Item(record, as_path(picture) or picture, fields)
-            return
-        for picture in pictures:
-            path = as_path(picture)
-            if path is None:
-                yield Item(None, picture, fields)
-                continue
-            for item in from_files(path, self._source(root_of(path), source)):
-                yield item if item is None else replace(item, payload=fields)
+    def _items(self, sources: Iterable[Source], fields: Mapping[str, Any]) -> Iterator[Item | None]:
+        for source in sources:
+            origin = source.origin
+            if origin is not None:
+                self._remember(origin)
+            for item in source.items(self.collection.spec):
+                yield item if item is None or not fields else replace(item, payload={**item.payload, **fields})
 
-    def _source(self, root: Path, given: str | None) -> str:
-        """The name that stands for ``root`` in ids; the collection remembers it."""
-        name, absolute = source_of(root, given)
-        if name not in self._roots():
+    def _remember(self, origin: Origin) -> None:
+        """Keep with the collection what a name in ids stands for."""
+        if origin.name not in self._roots():
             self.collection.refresh()  # another handle may have taken the name meanwhile
         roots = self._roots()
-        _check_source(name, absolute, roots)
-        if name not in roots:
-            self.collection.alter(sources=(Source(name=name, root=absolute),))
-        return name
+        _check_source(origin, roots)
+        if origin.name not in roots:
+            self.collection.alter(sources=(Remembered(name=origin.name, root=origin.root),))
 
     def _roots(self) -> dict[str, str]:
         collection = self._existing()
@@ -378,8 +381,9 @@ class ImageIndex:
 
     def search(
         self,
-        query: Any,
+        query: Any = None,
         *,
+        text: str | None = None,
         k: int = 10,
         where: Filter | None = None,
         threshold: float | None = None,
@@ -388,11 +392,12 @@ class ImageIndex:
         candidates: int = 100,
         tuning: Tuning = Tuning(),
     ) -> list[Hit]:
-        """The pictures most like ``query``, best first.
+        """The pictures most like ``query``, or most like what ``text`` says, best first.
 
         Args:
             query: a path, bytes of a picture file, a uint8 array, a PIL image; a float vector
                 ``[dim]``; or the id of a record (text that names no file).
+            text: words instead, where the encoder knows texts too: ``"a red car"``.
             k: how many hits at most.
             where: applies before top-k.
             threshold: leaves out hits that score lower; with ``rerank``, by the reranker's score.
@@ -404,80 +409,30 @@ class ImageIndex:
         Raises:
             NotFound: no such file and no such id, or nothing was added yet.
             InvalidImage: the query is not a usable picture.
-            Unsupported: the collection or the query has no tokens to rerank with.
+            Unsupported: the collection or the query has no tokens to rerank with; the encoder knows no texts.
+            ConfigError: both a query and a text, or neither.
         """
+        if (query is None) == (text is None):
+            raise ConfigError("search for a picture, an id or a vector, or for text=: one of them")
         if k < 1:
             raise ConfigError(f"k is {k}: ask for at least 1")
         reranker = rerankers.load(rerank) if isinstance(rerank, str) else rerank
         if reranker is not None and reranker.uses_tokens and self.collection.spec.tokens is None:
             raise Unsupported("this collection keeps no tokens to rerank with: make a new one with tokens=True")
-        asked = self._query(query, tokens=reranker is not None and reranker.uses_tokens)
-        itself = self._itself(asked) if exclude_self else None
-        if itself is not None:
-            where = ~itself if where is None else where & ~itself
+        by_tokens = reranker is not None and reranker.uses_tokens
+        if text is None:
+            found = asked(query, self.encoder, self.collection, tokens=by_tokens)
+        else:
+            found = asked_in_words(text, self.encoder)
+        own = itself(found, self.collection) if exclude_self else None
+        if own is not None:
+            where = ~own if where is None else where & ~own
+        vector = found.query.vector
         if reranker is None:
-            return self.collection.search_one(
-                asked.query.vector, k=k, where=where, using=IMAGE, threshold=threshold, tuning=tuning
-            )
-        first = self.collection.search_one(
-            asked.query.vector, k=max(k, candidates), where=where, using=IMAGE, tuning=tuning
-        )
-        ranked = [*self._reranked(asked.query, first[:candidates], reranker), *first[candidates:]]
+            return self.collection.search_one(vector, k=k, where=where, using=IMAGE, threshold=threshold, tuning=tuning)
+        first = self.collection.search_one(vector, k=max(k, candidates), where=where, using=IMAGE, tuning=tuning)
+        ranked = [*reranked(found.query, first[:candidates], reranker, self.collection), *first[candidates:]]
         return [hit for hit in ranked if threshold is None or hit.score >= threshold][:k]
-
-    def _itself(self, asked: _Asked) -> Filter | None:
-        itself = asked.itself()
-        if itself is not None and not isinstance(itself, Ids) and self.collection.spec.field(CONTENT) is None:
-            raise Unsupported(
-                "exclude_self: another tool made this collection, which knows records by id, not by the content of "
-                "their pictures: search by id, or leave that id out with where="
-            )
-        return itself
-
-    def _query(self, query: Any, *, tokens: bool) -> _Asked:
-        if isinstance(query, np.ndarray) and query.dtype != np.uint8:
-            return _Asked(Query(query), lambda: None)
-        if isinstance(query, str) and not names_file(query):
-            return self._by_id(query, tokens=tokens)
-        path = as_path(query)
-        picture = query if path is None else path
-        if path is not None and not path_exists(path):
-            raise NotFound(f"{path} does not exist")
-        try:
-            pixels, _ = load_picture(picture)
-        except InvalidImage as error:
-            raise error if path is None else InvalidImage(f"{shown(path)}: {error}") from error
-        features = self.encoder.encode([self.encoder.prepare(pixels)], tokens=tokens)
-        return _Asked(
-            Query(features.vectors[0], None if features.tokens is None else features.tokens[0]),
-            lambda: F[CONTENT] == content_hash(picture),
-        )
-
-    def _by_id(self, record: str, *, tokens: bool) -> _Asked:
-        batch = self.collection.fetch([record], want=Want(payload=False, vectors=(IMAGE,), tokens=tokens))
-        if not len(batch):
-            raise NotFound(f"{record!r} is neither a file nor an id in collection {self._name!r}")
-        if not batch.present(IMAGE)[0]:
-            raise Unsupported(f"record {record!r} has no image vector to search with")
-        return _Asked(Query(batch.vectors[IMAGE][0], (batch.tokens or (None,))[0]), lambda: F.ids([record]))
-
-    def _reranked(self, query: Query, first: Sequence[Hit], reranker: Reranker) -> list[Hit]:
-        """The hits with the reranker's scores; those it cannot score keep their order, below."""
-        if reranker.uses_tokens and query.tokens is None:
-            raise Unsupported(f"reranker {reranker.name!r} needs tokens of the query: search by picture")
-        tokens: dict[str, Any] = {}
-        if reranker.uses_tokens and first:
-            batch = self.collection.fetch([hit.id for hit in first], want=Want(payload=False, tokens=True))
-            tokens = dict(zip(batch.ids, batch.tokens or (None,) * len(batch), strict=True))
-        scores = reranker.rerank(query, [Candidate(hit.id, hit.score, tokens.get(hit.id)) for hit in first])
-        scored, left = [], []
-        for hit, score in zip(first, scores, strict=True):
-            if np.isnan(score):
-                left.append(replace(hit, trace={**hit.trace, "first": hit.score}))
-            else:
-                trace = {**hit.trace, "first": hit.score, reranker.name: float(score)}
-                scored.append(replace(hit, score=float(score), trace=trace))
-        return [*sorted(scored, key=lambda hit: (-hit.score, hit.id)), *left]
 
     # --- the rest -----------------------------------------------------------------------------------
 
@@ -532,26 +487,12 @@ def _info(collection: Collection) -> Info:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A query ready to run, and what makes the filter that finds itself; asked for seldom, it may read a file."""
-
-    query: Query
-    itself: Callable[[], Filter | None]
-
-
-def _check_source(name: str, root: str, roots: Mapping[str, str]) -> None:
-    if roots.get(name, root) != root:
+def _check_source(origin: Origin, roots: Mapping[str, str]) -> None:
+    if roots.get(origin.name, origin.root) != origin.root:
         raise ConfigError(
-            f"source {name!r} stands for {roots[name]} in this collection: give {root} another name with source="
+            f"source {origin.name!r} stands for {roots[origin.name]} in this collection: give {origin.root} another "
+            "name with source="
         )
-
-
-def _check_count(pictures: Sized[Picture], ids: Sequence[str] | None) -> None:
-    paths = [] if ids is None else [as_path(picture) for picture in pictures]
-    folders = any(path is not None and is_folder(path) for path in paths)
-    if ids is not None and (folders or len(ids) != len(pictures)):
-        raise ConfigError(f"{len(ids)} ids for {len(pictures)} pictures: give one id per picture, and no folders")
 
 
 def _check_distinct(ids: Sequence[str]) -> None:

@@ -1,34 +1,44 @@
 """Pictures to records: found, recognised, decoded, encoded, written.
 
-Work goes in chunks. Of each chunk the files are hashed first, so that what the collection holds
-already is neither decoded nor encoded; the rest is decoded and prepared in threads while the encoder
-works, and written as one batch. A picture that cannot be used becomes one row of the report and
-stops nothing. Killed or interrupted, everything written so far is in the collection, and adding the
-same again goes on from there.
+Everything goes on at once: while a chunk is written, the next is decoded and encoded and the one after it is read. Of
+each chunk the files are hashed first, so that what the collection holds already is neither decoded nor encoded. Stages
+wait for one another: what is between them is bounded by count and by bytes. The store is used, and ``items`` are
+read, in the caller's thread alone.
+
+What is being encoded is not in the store yet. So an item whose id or content is also in the chunk before waits until
+that one is written; what it then finds is what it would have found if chunks were done one by one.
+
+A picture that cannot be used becomes one row of the report and stops nothing. Killed or interrupted, everything written
+so far is in the collection, and adding the same again goes on from there.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pixdex._encoding import Encoding
+from pixdex._crew import Crew, Job
+from pixdex._decoding import PATIENCE
+from pixdex._encoding import Encoded, Encoding
 from pixdex._records import coerce
 from pixdex.errors import InvalidImage
 from pixdex.fields import AUTOMATIC_NAMES, CONTENT
 from pixdex.filters import F
-from pixdex.pictures import Item, content_hash, shown
+from pixdex.pictures import Item, Readable, content_hash, shown
 from pixdex.report import Progress, Report, Tally
 from pixdex.types import MAX_TEXT_BYTES, Batch, Payload, Want
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from numpy.typing import NDArray
 
     from pixdex.collection import Collection
@@ -37,16 +47,10 @@ if TYPE_CHECKING:
 __all__ = ["ingest"]
 
 _CHUNK = 128
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """An item with its content hash and the payload it is to have, automatic fields still missing."""
-
-    id: str
-    item: Item
-    content: str
-    payload: Payload
+_CHUNK_BYTES = 32 << 20
+"""A chunk ends early when its pictures hold more than that."""
+_READERS = 8
+"""Threads that read files and addresses: they mostly wait."""
 
 
 def ingest(
@@ -59,85 +63,257 @@ def ingest(
     notices: Sequence[str] = (),
     progress: Progress | None = None,
     threads: int | None = None,
+    patience: float = PATIENCE,
 ) -> Report:
     """Add pictures to a collection that declares the ``fields.AUTOMATIC`` ones.
 
-    ``items`` may hold None for what was passed over. ``vector`` is the name the vectors are written
-    under. With ``tokens`` records get the encoder's tokens too.
+    ``items`` may hold None for what was passed over; at most 256 are held at a time, and one chunk of them. ``vector``
+    is the name the vectors are written under. With ``tokens`` records get the encoder's tokens too. A picture that
+    takes more than ``patience`` seconds to read or to decode is set aside.
 
     Raises:
         StoreError: the store failed; what was written stays, and adding again goes on from there.
     """
     tally = Tally()
-    pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1), thread_name_prefix="pixdex-decode")
-    try:
-        encoding = Encoding(encoder, vector, tokens, pool, tally)
-        pipeline = _Pipeline(collection, encoding)
-        ahead: list[tuple[Item, Future[str]]] = []
-        for chunk in _chunks(_pictures(items, tally)):
-            hashing = [(item, pool.submit(content_hash, item.picture)) for item in chunk]
-            pipeline.write(ahead)  # while the next chunk is being hashed
-            ahead = hashing
+    with (
+        Encoding(encoder, vector, tokens=tokens, threads=threads, patience=patience) as encoding,
+        _Reading(items, tally, patience) as reading,
+    ):
+        pipeline = _Pipeline(collection, encoding, vector, tokens=tokens)
+        coming: deque[_Chunk] = deque()
+
+        def write() -> None:
+            pipeline.write(coming.popleft(), tally)
             so_far = tally.report(notices)
-            if progress is not None and so_far.seen:
+            if progress is not None and so_far.seen and coming:  # the last is told when all is visible
                 progress(so_far)
-        pipeline.write(ahead)
+
+        reading.look_ahead()
+        while hashed := reading.take():
+            coming.append(pipeline.look_up(hashed, coming))
+            try:
+                reading.look_ahead()
+            except Exception:  # whoever makes the items broke: what they gave before is written
+                while coming:
+                    write()
+                raise
+            if len(coming) > 1:
+                write()
+        while coming:
+            write()
         collection.flush()
-    finally:
-        pool.shutdown(cancel_futures=True)
     report = tally.report(notices)
     if progress is not None:
         progress(report)
     return report
 
 
-def _pictures(items: Iterable[Item | None], tally: Tally) -> Iterator[Item]:
-    for item in items:
-        if item is None:
-            tally.ignored += 1
-        else:
-            yield item
+# --- reading -----------------------------------------------------------------------------------------
 
 
-def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, _CHUNK)):
-        yield chunk
+@dataclass(frozen=True, slots=True)
+class _InMemory:
+    """A Readable whose bytes were read: it is not read again, and reports call it as before."""
+
+    label: str
+    data: bytes
+
+    def read(self) -> bytes:
+        return self.data
+
+
+@dataclass(frozen=True, slots=True)
+class _Hashed:
+    """An item, perhaps with its bytes now, and its content hash or why there is none."""
+
+    item: Item
+    content: str | InvalidImage
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where an item waits for being taken; ``read`` are the bytes that were read of it."""
+
+    item: Item
+    read: int = 0
+    taken: bool = False
+
+
+class _Reading:
+    """Items, hashed by threads some way ahead of who takes them, in order. A context that ends the threads."""
+
+    def __init__(self, items: Iterable[Item | None], tally: Tally, patience: float) -> None:
+        self._items = iter(items)
+        self._tally = tally
+        self._patience = patience
+        self._ahead: deque[tuple[_Place, Job[_Hashed]]] = deque()
+        self._given = 0  # bytes of pictures that are ahead and came as bytes or pixels
+        self._read = 0  # bytes that were read of pictures that are ahead
+        self._lock = threading.Lock()
+        # Read in order, so that there is always room for the one that is waited for.
+        self._crew = Crew("pixdex-read", _READERS, admits=lambda: self._read < _CHUNK_BYTES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._crew.close()
+
+    def look_ahead(self) -> None:
+        """Have the next chunk read, whatever ``items`` raises."""
+        while len(self._ahead) < _CHUNK and self._given < _CHUNK_BYTES:
+            for item in self._items:
+                if item is not None:
+                    break
+                self._tally.ignored += 1
+            else:
+                return
+            self._given += _size(item.picture)
+            place = _Place(item)
+            self._ahead.append((place, self._crew.submit(partial(self._hash, place))))
+
+    def take(self) -> list[_Hashed]:
+        """The next items: a chunk, or fewer where they are large; none at the end."""
+        taken: list[_Hashed] = []
+        held = 0
+        while self._ahead and len(taken) < _CHUNK and held < _CHUNK_BYTES:
+            place, job = self._ahead.popleft()
+            try:
+                hashed = job.result(self._patience)
+            except InvalidImage as error:
+                hashed = _Hashed(place.item, error)
+            taken.append(hashed)
+            held += _size(hashed.item.picture)
+            self._given -= _size(place.item.picture)
+            with self._lock:
+                place.taken = True
+                self._read -= place.read
+            if place.read:
+                self._crew.look_again()
+        return taken
+
+    def _hash(self, place: _Place) -> _Hashed:
+        item = place.item
+        try:
+            if not isinstance(item.picture, Readable):
+                return _Hashed(item, content_hash(item.picture))
+            data = item.picture.read()
+            with self._lock:
+                if not place.taken:  # else it was given up meanwhile, and nobody takes what was read
+                    place.read = len(data)
+                    self._read += place.read
+            return _Hashed(replace(item, picture=_InMemory(item.label, data)), content_hash(data))
+        except InvalidImage:
+            raise
+        except Exception as error:  # pictures are anybody's objects, and one stops nothing
+            raise InvalidImage(f"cannot be read: {error!r}") from error
+
+
+def _size(picture: Any) -> int:
+    """Bytes that a picture keeps in memory; 0 for a path, and for what is read later."""
+    if isinstance(picture, _InMemory):
+        return len(picture.data)
+    if isinstance(picture, bytes | bytearray):
+        return len(picture)
+    if isinstance(picture, np.ndarray | memoryview):
+        return picture.nbytes
+    size = getattr(picture, "size", None)
+    return 4 * size[0] * size[1] if isinstance(size, tuple) else 0  # a PIL image has one
+
+
+# --- recognising and writing -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """An item with its content hash and the payload it is to have, automatic fields still missing."""
+
+    id: str
+    item: Item
+    content: str
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """What is to be done about some items, and what of it is under way.
+
+    Attributes:
+        tally: what was found out about them already.
+        reused: those whose content is in the store, with a record that has all that is needed.
+        encoded: the records of those that are new.
+        late: those to look at again when all before them is written.
+        ids: of all that will be written.
+        contents: of all that are being encoded, or late.
+    """
+
+    tally: Tally
+    reused: Sequence[tuple[_Seen, Batch]]
+    encoded: Future[Encoded]
+    late: Sequence[_Seen]
+    ids: frozenset[str]
+    contents: frozenset[str]
 
 
 class _Pipeline:
     """From hashed items to written records, a chunk at a time."""
 
-    def __init__(self, collection: Collection, encoding: Encoding) -> None:
+    def __init__(self, collection: Collection, encoding: Encoding, vector: str, *, tokens: bool) -> None:
         self._collection = collection
         self._encoding = encoding
-        self._vector = encoding.vector
-        self._tokens = encoding.tokens
-        self._tally = encoding.tally
+        self._vector = vector
+        self._tokens = tokens
 
-    def write(self, hashing: Sequence[tuple[Item, Future[str]]]) -> None:
-        fresh = self._reuse(self._without_known(self._hashed(hashing)))
+    def look_up(self, hashed: Sequence[_Hashed], before: Iterable[_Chunk]) -> _Chunk:
+        """Have what is new encoded. ``before`` are the chunks that are not written yet."""
+        tally = Tally()
+        seen = self._seen(hashed, tally)
+        ids = frozenset().union(*(chunk.ids for chunk in before))
+        contents = frozenset().union(*(chunk.contents for chunk in before))
+        late = [one for one in seen if one.id in ids or one.content in contents]
+        reused, fresh = self._known(_without(seen, late), tally)
         firsts: dict[str, _Seen] = {}
         for one in fresh:
             firsts.setdefault(one.content, one)
-        self._add(list(firsts.values()))
-        copies = [one for one in fresh if firsts[one.content] is not one]
-        self._add(self._reuse(copies))  # what is left of them: their first could not be used, or is not visible yet
+        new = list(firsts.values())
+        late += _without(fresh, new)  # copies: their first may turn out to be of no use
+        return _Chunk(
+            tally,
+            reused,
+            self._encode(new),
+            late,
+            frozenset(one.id for one in (*new, *late, *(one for one, _ in reused))),
+            frozenset(one.content for one in (*new, *late)),
+        )
 
-    def _add(self, seen: Sequence[_Seen]) -> None:
-        batch = self._encoding.batch([replace(one.item, id=one.id, payload=one.payload) for one in seen])
-        if len(batch):
-            self._collection.upsert(batch)
-            self._tally.added += len(batch)
+    def write(self, chunk: _Chunk, tally: Tally) -> None:
+        """Write what a chunk brings, those before it being written."""
+        tally.unchanged += chunk.tally.unchanged
+        tally.quarantined += chunk.tally.quarantined
+        self._write(chunk.reused, chunk.encoded, tally)
+        reused, fresh = self._known(chunk.late, tally)
+        self._write(reused, self._encode(fresh), tally)
 
-    def _hashed(self, hashing: Sequence[tuple[Item, Future[str]]]) -> list[_Seen]:
+    def _encode(self, seen: Sequence[_Seen]) -> Future[Encoded]:
+        return self._encoding.submit([replace(one.item, id=one.id, payload=one.payload) for one in seen])
+
+    def _write(self, reused: Sequence[tuple[_Seen, Batch]], encoded: Future[Encoded], tally: Tally) -> None:
+        if reused:
+            self._collection.upsert(self._copies(reused))
+            tally.reused += len(reused)
+        new = encoded.result()
+        tally.quarantined += new.unusable
+        if len(new.batch):
+            self._collection.upsert(new.batch)
+            tally.added += len(new.batch)
+
+    def _seen(self, hashed: Sequence[_Hashed], tally: Tally) -> list[_Seen]:
         """The items whose bytes could be read; of the same id the last stands."""
         seen: dict[str, _Seen] = {}
-        for item, future in hashing:
-            try:
-                content = future.result()
-            except InvalidImage as error:
-                self._tally.quarantine(item.label, error)
+        for one in hashed:
+            item, content = one.item, one.content
+            if isinstance(content, InvalidImage):
+                tally.quarantine(item.label, content)
                 continue
             payload = {**item.payload, CONTENT: content}
             if isinstance(item.picture, Path):
@@ -146,11 +322,21 @@ class _Pipeline:
                     payload["path"] = path
             record = item.id or content
             if record in seen:
-                self._tally.unchanged += 1
+                tally.unchanged += 1
             seen[record] = _Seen(record, item, content, payload)
         return list(seen.values())
 
-    def _without_known(self, seen: Sequence[_Seen]) -> list[_Seen]:
+    def _known(self, seen: Sequence[_Seen], tally: Tally) -> tuple[list[tuple[_Seen, Batch]], list[_Seen]]:
+        """Of those that are to be written: the ones whose content the collection knows with its vectors, under any
+        id, each with such a record; and the others.
+        """
+        changed = self._without_unchanged(seen, tally)
+        own = self._own(changed)
+        others = self._of_content({one.content for one in changed if one.id not in own})
+        rows = [(one, own.get(one.id) or others.get(one.content)) for one in changed]
+        return [(one, row) for one, row in rows if row is not None], [one for one, row in rows if row is None]
+
+    def _without_unchanged(self, seen: Sequence[_Seen], tally: Tally) -> list[_Seen]:
         """Those whose record is missing or differs in content, fields or tokens; with the fields it has."""
         if not seen:
             return []
@@ -162,7 +348,7 @@ class _Pipeline:
             if row is None:
                 changed.append(one)
             elif self._holds(stored, row, one.payload):
-                self._tally.unchanged += 1
+                tally.unchanged += 1
             else:
                 before = (stored.payloads or ())[row]
                 kept = {key: value for key, value in before.items() if key not in AUTOMATIC_NAMES}
@@ -178,17 +364,6 @@ class _Pipeline:
     def _same(self, key: str, stored: Any, given: Any) -> bool:
         declared = self._collection.spec.field(key)
         return bool(stored == given if declared is None else coerce(declared, stored) == coerce(declared, given))
-
-    def _reuse(self, seen: Sequence[_Seen]) -> list[_Seen]:
-        """Write those whose content the collection knows under any id with its vectors; the others are left."""
-        own = self._own(seen)
-        others = self._of_content({one.content for one in seen if one.id not in own})
-        rows = [own.get(one.id) or others.get(one.content) for one in seen]
-        old = [(one, row) for one, row in zip(seen, rows, strict=True) if row is not None]
-        if old:
-            self._collection.upsert(self._copies(old))
-            self._tally.reused += len(old)
-        return [one for one, row in zip(seen, rows, strict=True) if row is None]
 
     def _own(self, seen: Sequence[_Seen]) -> dict[str, Batch]:
         """Id -> the record of that id, where it has the same content and all that is needed."""
@@ -249,6 +424,11 @@ class _Pipeline:
                 absent[vector.name] = ~kept
         tokens = tuple(_tokens(record) for _, record in old)
         return Batch(tuple(one.id for one, _ in old), vectors, tuple(payloads), tokens, absent)
+
+
+def _without(seen: Iterable[_Seen], others: Iterable[_Seen]) -> list[_Seen]:
+    ids = {one.id for one in others}
+    return [one for one in seen if one.id not in ids]
 
 
 def _tokens(record: Batch) -> NDArray[Any] | None:

@@ -1,6 +1,7 @@
 """What pixdex takes for a picture: found under folders, named, hashed, loaded.
 
-Nothing here knows a collection: ``ingest`` writes what is found here, ``index`` searches with it.
+Nothing here knows a collection: ``ingest`` writes what is found here, ``index`` searches with it. What else pictures
+can be found in, such as tables, archives and the web, is in ``sources``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +27,8 @@ __all__ = [
     "NO_PICTURE",
     "Item",
     "Picture",
+    "Readable",
+    "Refused",
     "as_path",
     "content_hash",
     "from_files",
@@ -34,18 +37,52 @@ __all__ = [
     "load_picture",
     "names_file",
     "path_exists",
+    "path_id",
+    "picture_name",
     "root_of",
     "several",
     "shown",
     "source_of",
+    "text_id",
 ]
 
 Picture: TypeAlias = Any
-"""A path, bytes of a picture file, an array or a PIL image."""
+"""A path, bytes of a picture file, an array, a PIL image or a Readable."""
 NO_PICTURE = "a picture is a path, bytes, a uint8 array or a PIL image, not {}"
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"})
 _READ = 1 << 20
+_MAX_BYTES = images.Limits().max_bytes
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A picture file that is no file of this system: a member of an archive, what stands behind an address.
+
+    ``label`` is how reports call it. Reading may cost much, so whoever needs its bytes twice keeps them.
+    """
+
+    @property
+    def label(self) -> str: ...
+
+    def read(self) -> bytes:
+        """The bytes of the picture file; safe to call from several threads.
+
+        Raises:
+            InvalidImage: it cannot be read; the message is the reason.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A Readable that cannot be read: a place in a source that holds no picture, so that the report says why."""
+
+    label: str
+    reason: str
+
+    def read(self) -> bytes:
+        raise InvalidImage(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +96,8 @@ class Item:
     @property
     def label(self) -> str:
         """How reports call it."""
+        if isinstance(self.picture, Readable):
+            return self.picture.label
         return shown(self.picture) if isinstance(self.picture, Path) else self.id or f"<{type(self.picture).__name__}>"
 
 
@@ -113,17 +152,50 @@ def from_files(root: Path, source: str) -> Iterator[Item | None]:
     so that the report names it.
     """
     if not is_folder(root):
-        yield Item(_path_id(source, root.name), root)
+        yield Item(path_id(source, root.name), root)
         return
-    closed: list[OSError] = []
-    for folder, folders, names in os.walk(root, onerror=closed.append):
-        folders.sort()
+    closed: list[Path] = []
+    for path in _files(root, closed):
+        yield Item(_relative_id(source, path, root), path) if _is_picture(path) else None
+    for path in closed:
+        yield Item(_relative_id(source, path, root), path)
+
+
+def _files(root: Path, closed: list[Path]) -> Iterator[Path]:
+    """Every file under a folder; folders that cannot be read are put into ``closed``.
+
+    Not ``os.walk``, which calls itself for each level, so that a folder nested deep enough stops it.
+    """
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        folders: list[str] = []
+        names: list[str] = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    kind = _kind(entry)
+                    if kind is not None:
+                        (folders if kind == "folder" else names).append(entry.name)
+        except OSError:
+            closed.append(folder)
+        waiting.extend(folder / name for name in sorted(folders, reverse=True))
         for name in sorted(names):
-            path = Path(folder, name)
-            yield Item(_path_id(source, path.relative_to(root).as_posix()), path) if _is_picture(path) else None
-    for error in closed:
-        path = Path(error.filename)
-        yield Item(_path_id(source, path.relative_to(root).as_posix()), path)
+            yield folder / name
+
+
+def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file"] | None:
+    """What to do with an entry; None for a link to a folder."""
+    try:
+        if not entry.is_dir():
+            return "file"
+        return None if entry.is_symlink() else "folder"
+    except OSError:  # such as a link to itself
+        return "file"
+
+
+def _relative_id(source: str, path: Path, root: Path) -> str:
+    return path_id(source, path.relative_to(root).as_posix())
 
 
 def is_folder(path: Path) -> bool:
@@ -144,22 +216,29 @@ def path_exists(path: Path) -> bool:
         return False
 
 
+def picture_name(name: str) -> bool:
+    """Whether a file of that name is taken for a picture, whatever it holds."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - names in archives are no paths
+
+
 def _is_picture(path: Path) -> bool:
     """By its suffix, whatever stands under it; a file of another name by its first bytes."""
-    if path.suffix.lower() in SUFFIXES:
+    if picture_name(path.name):
         return True
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return False
-        with path.open("rb") as file:
+        with _opened(path) as file:
             return images.looks_like_picture(file.read(images.SIGNATURE_BYTES))
-    except OSError:
+    except (OSError, InvalidImage):
         return False
 
 
-def _path_id(source: str, relative: str) -> str:
+def path_id(source: str, relative: str) -> str:
     """``source/relative``, or the BLAKE2b-128 of its bytes when it is no id."""
-    name = f"{source}/{relative}"
+    return text_id(f"{source}/{relative}")
+
+
+def text_id(name: str) -> str:
+    """A path or address as an id: itself, or the BLAKE2b-128 of its bytes when it is no id."""
     raw = os.fsencode(name)
     try:
         name.encode()
@@ -168,8 +247,8 @@ def _path_id(source: str, relative: str) -> str:
     return name if len(raw) <= MAX_ID_BYTES else hashlib.blake2b(raw, digest_size=16).hexdigest()
 
 
-def shown(path: Path) -> str:
-    """A path as text that any store and terminal takes."""
+def shown(path: Path | str) -> str:
+    """A path or address as text that any store and terminal takes."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
@@ -177,7 +256,7 @@ def shown(path: Path) -> str:
 
 
 def content_hash(picture: Picture) -> str:
-    """BLAKE2b-128 of a file's bytes; of the pixels for arrays and PIL images.
+    """BLAKE2b-128 of a file's bytes, wherever it lies; of the pixels for arrays and PIL images.
 
     Raises:
         InvalidImage: the file cannot be read, or it is no picture at all.
@@ -186,12 +265,14 @@ def content_hash(picture: Picture) -> str:
     if isinstance(picture, Path):
         try:
             with _opened(picture) as file:
-                while chunk := file.read(_READ):
+                for chunk in _chunks(file, _MAX_BYTES):
                     digest.update(chunk)
         except OSError as error:
             raise InvalidImage(_unreadable(error)) from error
     elif isinstance(picture, bytes | bytearray | memoryview):
         digest.update(picture)
+    elif isinstance(picture, Readable):
+        digest.update(picture.read())
     else:
         pixels = load_picture(picture)[0]
         digest.update(repr(pixels.shape).encode())
@@ -199,57 +280,98 @@ def content_hash(picture: Picture) -> str:
     return digest.hexdigest()
 
 
-def load_picture(picture: Picture) -> tuple[Pixels, dict[str, Any]]:
+def load_picture(
+    picture: Picture, *, min_side: int | None = None, settings: images.Decoding = images.Decoding()
+) -> tuple[Pixels, dict[str, Any]]:
     """The upright pixels and the automatic fields of a picture, without path and content hash.
+
+    Args:
+        picture: what is taken for one.
+        min_side: a file whose shorter side has more pixels may be decoded at a fraction of its size that keeps at
+            least so many. The fields tell the full size. Arrays and PIL images come as they are.
+        settings: how files are decoded, and what they may cost.
 
     Raises:
         InvalidImage: it cannot be used; the message is the reason.
     """
     if isinstance(picture, Path):
-        return _load_bytes(_read(picture))
+        return _load_bytes(_read(picture, settings.limits.max_bytes), min_side, settings)
     if isinstance(picture, bytes | bytearray | memoryview):
-        return _load_bytes(bytes(picture))
+        return _load_bytes(bytes(picture), min_side, settings)
+    if isinstance(picture, Readable):
+        return _load_bytes(picture.read(), min_side, settings)
     if not is_picture(picture):
         raise InvalidImage(NO_PICTURE.format(type(picture).__name__))
-    pixels = images.from_array(picture) if isinstance(picture, np.ndarray) else images.from_pil(picture)
+    background = settings.background
+    if isinstance(picture, np.ndarray):
+        pixels = images.from_array(picture, background=background)
+    else:
+        pixels = images.from_pil(picture, background=background)
     return pixels, {"width": pixels.shape[1], "height": pixels.shape[0]}
 
 
 def is_picture(value: Any) -> bool:
     """Whether ``value`` is of a type that can be a picture."""
-    return isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray) or images.is_pil(value)
+    if isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray):
+        return True
+    return images.is_pil(value) or isinstance(value, Readable)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, limit: int) -> bytes:
     try:
-        with _opened(path) as file:
-            return file.read()
+        with _opened(path, limit) as file:
+            return b"".join(_chunks(file, limit))
     except OSError as error:
         raise InvalidImage(_unreadable(error)) from error
 
 
-def _opened(path: Path) -> BinaryIO:
+def _chunks(file: BinaryIO, limit: int) -> Iterator[bytes]:
+    left = limit
+    while chunk := file.read(_READ):
+        left -= len(chunk)
+        if left < 0:  # it has grown, or is of a kind whose size the system does not know
+            raise InvalidImage(f"more than {limit} bytes, the limit")
+        yield chunk
+
+
+def _opened(path: Path, limit: int = _MAX_BYTES) -> BinaryIO:
     """The file, once it is known that reading it comes to an end."""
     try:
         status = path.stat()
     except ValueError as error:
         raise InvalidImage(f"not a path: {error}") from error
+    _check_regular(status, limit)  # before opening, which alone does something to some devices
+    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    try:
+        _check_regular(os.fstat(file.fileno()), limit)  # a pipe may have taken its place meanwhile
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(status: os.stat_result, limit: int) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise InvalidImage("a folder, which cannot be read as a picture or walked")
     if not stat.S_ISREG(status.st_mode):
         raise InvalidImage("not a regular file")
-    limit = images.Limits().max_bytes
     if status.st_size > limit:
         raise InvalidImage(f"{status.st_size} bytes, the limit is {limit}")
-    return path.open("rb")
 
 
 def _unreadable(error: OSError) -> str:
     return f"cannot be read: {(error.strerror or str(error)).lower()}"
 
 
-def _load_bytes(source: bytes) -> tuple[Pixels, dict[str, Any]]:
-    decoded = images.decode(source)
+def _load_bytes(source: bytes, min_side: int | None, settings: images.Decoding) -> tuple[Pixels, dict[str, Any]]:
+    decoded = images.decode(
+        source,
+        settings.limits,
+        background=settings.background,
+        min_side=min_side,
+        frame=settings.frame,
+        truncated=settings.truncated,
+    )
     fields: dict[str, Any] = {"width": decoded.width, "height": decoded.height}
     if decoded.taken is not None:
         fields["taken"] = decoded.taken

@@ -22,8 +22,9 @@ GROUP = "pixdex.encoders"
 def load(reference: str) -> Encoder:
     """Make an encoder.
 
-    ``reference`` is ``classic``, ``hf:<folder or hub name>?pooling=..&tokens=..``, the folder of a saved encoder or of a
-    transformers model, or ``name`` or ``name:rest`` of a plugin.
+    ``reference`` is ``classic``, ``hf:<folder or hub name>``, ``onnx:<file>``, the folder of a saved or exported encoder or
+    of a transformers model, or ``name`` or ``name:rest`` of a plugin. Options follow a ``?``: see ``compose.load`` and
+    ``onnxfile``.
 
     Raises:
         ConfigError: no such encoder, or it cannot be made from what follows its name.

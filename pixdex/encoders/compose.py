@@ -1,16 +1,16 @@
-"""Encoders composed of a trunk, a pooling, a head and normalization.
+"""Encoders composed of a network, a pooling, a head and normalization.
 
 A composition is referred to as ``hf:<folder or hub name>?pooling=cls&tokens=64`` or, once saved, by its folder, which
-holds everything that makes the same encoder again.
+holds everything that makes the same encoder again. Nothing here needs torch: the network may be an exported one.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote
 
 import numpy as np
@@ -18,40 +18,87 @@ import orjson
 from numpy.typing import NDArray
 
 from pixdex.encoders._digest import digest_of, fingerprint_of
-from pixdex.encoders.backbones import Activations, Trunk
+from pixdex.encoders.backbones import Activations, Network, Trunk
 from pixdex.encoders.pooling import GEM_POWER, Pooling, gem_pool, mean_pool
 from pixdex.encoders.port import Features, Pixels
 from pixdex.encoders.preprocess import Preprocess
-from pixdex.encoders.tokens import quantize, select, unit
+from pixdex.encoders.text import TextTower
+from pixdex.encoders.tokens import Choice, Projection, quantize, select, unit
 from pixdex.errors import AlreadyExists, ConfigError, Unsupported
 from pixdex.types import Metric, TokenSpec
 
-__all__ = ["CONFIG_FILE", "ComposedEncoder", "Composition", "load"]
+__all__ = ["CONFIG_FILE", "ComposedEncoder", "Composition", "DualEncoder", "load", "read_document"]
+
+N = TypeVar("N")
+D = TypeVar("D")
 
 CONFIG_FILE = "pixdex.json"
 """What makes a folder a saved encoder."""
-_VERSION = 1
+_VERSION = 2
+"""Saves that need nothing newer are written as version 1."""
 _TRUNK = "trunk"
+_PROJECTION = "token_projection.safetensors"
 _DEFAULT_TOKENS = 64
+_TOKEN_OPTIONS = ("tokens", "token_by", "token_projection", "token_dim", "token_bytes")
+_OPTIONS = ("pooling", "p", *_TOKEN_OPTIONS, "runtime")
+_CHOICES = {Choice.DIVERSE: "farthest points", Choice.CLS: "nearest to the picture", Choice.NORM: "longest"}
+"""What fingerprints call them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Composition:
-    """What follows the trunk.
+    """What follows the network.
 
     Attributes:
         pooling: how descriptors become one vector.
         gem_power: the exponent of ``Pooling.GEM``; without effect for the others.
-        tokens: how many descriptors are kept for rerankers, chosen to differ from one another; 0 for none.
+        tokens: how many descriptors are kept for rerankers; 0 for none.
+        token_choice: which.
+        token_projection: what makes them narrower, or None.
     """
 
     pooling: Pooling
     gem_power: float = GEM_POWER
     tokens: int = _DEFAULT_TOKENS
+    token_choice: Choice = Choice.DIVERSE
+    token_projection: Projection | None = None
 
     def __post_init__(self) -> None:
         if self.tokens < 0:
             raise ConfigError(f"tokens: 0 or more, not {self.tokens}")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], folder: Path) -> Composition:
+        """The inverse of ``to_json`` and ``save``.
+
+        Raises:
+            ConfigError: not such values.
+        """
+        projection = values.get("token_projection")
+        return cls(
+            pooling=Pooling.named(values["pooling"]),
+            gem_power=values["gem_power"],
+            tokens=values["tokens"],
+            token_choice=Choice.named(values.get("token_by", Choice.DIVERSE)),
+            token_projection=None if projection is None else Projection.load(folder / Path(projection).name),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The values as a JSON object; the projection is named only, ``save`` writes it."""
+        values = {"pooling": self.pooling.value, "gem_power": self.gem_power, "tokens": self.tokens}
+        choice = {} if self.token_choice is Choice.DIVERSE else {"token_by": self.token_choice.value}
+        projection = {} if self.token_projection is None else {"token_projection": _PROJECTION}
+        return {**values, **choice, **projection}
+
+    def save(self, folder: Path) -> None:
+        """Write what ``to_json`` only names."""
+        if self.token_projection is not None:
+            self.token_projection.save(folder / _PROJECTION)
+
+    @property
+    def version(self) -> int:
+        """The first version of a saved encoder that can hold it."""
+        return 1 if self.token_choice is Choice.DIVERSE and self.token_projection is None else 2
 
     def vector_values(self) -> dict[str, Any]:
         """What shapes a vector, for the fingerprint: the tokens don't."""
@@ -60,23 +107,26 @@ class Composition:
 
 
 class ComposedEncoder:
-    """Trunk, pooling, head (the identity for now), L2 normalization; the port's ``Encoder``.
+    """A network, pooling, head (the identity for now), L2 normalization; the port's ``Encoder``.
+
+    Attributes:
+        trunk: the network.
+        composition: what follows it.
 
     Raises:
-        ConfigError: the class token of a trunk without one is asked for.
+        ConfigError: the class token or the own embedding of a network without one is asked for, or the projection of
+            tokens is for descriptors of another width.
     """
 
     metric = Metric.COSINE
-    batch_size = 16
 
-    def __init__(self, trunk: Trunk, composition: Composition, *, name: str, reference: str) -> None:
-        if composition.pooling is Pooling.CLS and not trunk.prefix:
-            raise ConfigError(f"{trunk.name} has no class token: pooling=mean or pooling=gem")
-        self._trunk = trunk
-        self._composition = composition
+    def __init__(self, trunk: Network, composition: Composition, *, name: str, reference: str) -> None:
+        _check(trunk, composition)
+        self.trunk = trunk
+        self.composition = composition
         self.name = name
         self.reference = reference
-        self.dim = trunk.dim
+        self.dim = trunk.own_dim or trunk.dim if composition.pooling is Pooling.OWN else trunk.dim
         parts = {
             "config": digest_of({"trunk": trunk.config_digest(), **composition.vector_values()}),
             "weights": trunk.weights_digest(),
@@ -88,9 +138,19 @@ class ComposedEncoder:
     def __repr__(self) -> str:
         return f"ComposedEncoder({self.reference!r})"
 
+    @property
+    def batch_size(self) -> int:
+        """See ``Encoder``: what the runtime likes best."""
+        return self.trunk.batch_size
+
+    @property
+    def min_side(self) -> int | None:
+        """See ``Encoder``: twice the shorter side of what the network takes."""
+        return self.trunk.preprocess.min_side
+
     def prepare(self, pixels: Pixels) -> NDArray[np.uint8]:
         """uint8 ``[height, width, 3]`` of the trunk's input size."""
-        return self._trunk.preprocess.fit(pixels)
+        return self.trunk.preprocess.fit(pixels)
 
     def encode(self, prepared: Sequence[NDArray[Any]], *, tokens: bool = False) -> Features:
         """Unit vectors float32 ``[n, dim]``, and int8 tokens ``[t, dim]`` each when asked for.
@@ -110,12 +170,11 @@ class ComposedEncoder:
         return Features(vectors, tuple(t for part in parts for t in part.tokens or ()) if tokens else None)
 
     def _encode_batch(self, prepared: Sequence[NDArray[Any]], *, tokens: bool) -> Features:
-        activations = self._trunk.forward(self._trunk.preprocess.normalize(np.stack(prepared)))
-        vectors = unit(_head(_pool(activations, self._composition)))
+        activations = self.trunk.forward(np.stack(prepared))
+        vectors = unit(_head(_pool(activations, self.composition)))
         if not tokens:
             return Features(vectors)
-        kept = select(activations.cells, vectors, self._composition.tokens)
-        return Features(vectors, tuple(quantize(kept)))
+        return Features(vectors, tuple(_tokens(activations, vectors, self.composition)))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the encoder to a new or empty folder: ``pixdex.json`` and the trunk in safetensors.
@@ -127,45 +186,75 @@ class ComposedEncoder:
         if target.is_dir() and any(target.iterdir()):
             raise AlreadyExists(f"{target} is not empty")
         (target / _TRUNK).mkdir(parents=True)
-        self._trunk.save(target / _TRUNK)
-        document = {
-            "version": _VERSION,
+        self.trunk.save(target / _TRUNK)
+        self.composition.save(target)
+        # Last: a folder without it is no encoder, so a save that was cut off isn't taken for one.
+        (target / CONFIG_FILE).write_bytes(orjson.dumps(self.to_json(), option=orjson.OPT_INDENT_2))
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``pixdex.json`` of a saved encoder holds."""
+        return {
+            "version": self.composition.version,
             "name": self.name,
-            "pooling": self._composition.pooling.value,
-            "gem_power": self._composition.gem_power,
-            "tokens": self._composition.tokens,
-            "preprocess": self._trunk.preprocess.to_json(),
+            **self.composition.to_json(),
+            "preprocess": self.trunk.preprocess.to_json(),
             "fingerprint": self.fingerprint.digest,
         }
-        # Last: a folder without it is no encoder, so a save that was cut off isn't taken for one.
-        (target / CONFIG_FILE).write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> ComposedEncoder:
-        """The encoder that ``save`` wrote.
+    def on(cls, trunk: Trunk, composition: Composition, *, name: str, reference: str) -> ComposedEncoder:
+        """The encoder on a trunk of transformers: a ``DualEncoder`` where the trunk has a tower for texts.
+
+        Texts meet pictures in the embedding that the model itself defines, so with another pooling there are none.
+        """
+        if trunk.source.is_dual and composition.pooling is Pooling.OWN:
+            return DualEncoder(trunk, composition, TextTower(trunk.source), name=name, reference=reference)
+        return cls(trunk, composition, name=name, reference=reference)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, runtime: str | None = None) -> ComposedEncoder:
+        """The encoder that ``save`` wrote, run by ``runtime`` (see ``Trunk.load``).
 
         Raises:
             ConfigError: the folder is not one, is from a newer pixdex, or its contents were changed.
             MissingDependency: torch or transformers is not installed.
         """
         source = Path(folder)
-        document = _read_document(source / CONFIG_FILE)
+        document = read_document(source / CONFIG_FILE)
         preprocess = Preprocess.from_json(document["preprocess"])
-        composition = Composition(
-            pooling=Pooling.named(document["pooling"]), gem_power=document["gem_power"], tokens=document["tokens"]
-        )
-        trunk = Trunk.load(source / _TRUNK, preprocess=preprocess)
-        encoder = cls(trunk, composition, name=document["name"], reference=str(source.resolve()))
+        trunk = Trunk.load(source / _TRUNK, preprocess=preprocess, runtime=runtime)
+        composition = Composition.from_json(document, source)
+        encoder = cls.on(trunk, composition, name=document["name"], reference=str(source.resolve()))
         if encoder.fingerprint.digest != document["fingerprint"]:
             raise ConfigError(f"{source} was changed after it was saved: its fingerprint is another")
         return encoder
 
 
-def load(rest: str) -> ComposedEncoder:
-    """The encoder of ``hf:<rest>``: a model folder, a saved encoder's folder, or a hub name, with options.
+class DualEncoder(ComposedEncoder):
+    """An encoder of pictures and of texts: the port's ``TextEncoder``."""
 
-    Options: ``pooling`` (``cls``, ``mean``, ``gem``; default: ``cls`` where there is a class token, else ``mean``), ``p``
-    (the power of ``gem``), ``tokens`` (how many are kept; default 64, or all of a trunk with fewer).
+    def __init__(self, trunk: Network, composition: Composition, text: TextTower, *, name: str, reference: str) -> None:
+        super().__init__(trunk, composition, name=name, reference=reference)
+        self._text = text
+
+    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors float32 ``[n, dim]``, to be compared with those of pictures; long texts are cut off.
+
+        Raises:
+            ConfigError: no tokenizer lies beside the model, or it or the tower for texts cannot be loaded.
+        """
+        return self._text.encode(texts)
+
+
+def load(rest: str) -> ComposedEncoder:
+    """The encoder of ``hf:<rest>``: a model folder, a saved or exported encoder's folder, or a hub name, with options.
+
+    Options: ``pooling`` (``cls``, ``mean``, ``gem``, ``own``; default: ``own`` for models that were trained to embed
+    pictures, ``cls`` where there is a class token, else ``mean``), ``p`` (the power of ``gem``), ``tokens`` (how many are
+    kept; default 64, or all of a trunk with fewer), ``token_by`` (which: ``diverse``, ``cls``, ``norm``), ``token_bytes`` (how
+    many bytes a picture they may take), ``token_projection`` (a file of ``fit_projection`` that makes them narrower),
+    ``token_dim`` (how many of its components), ``runtime`` (what runs the network; not part of what the encoder is, and
+    the only option of a saved one).
 
     Raises:
         ConfigError: no such model, or an option that is unknown or has no meaning.
@@ -173,66 +262,138 @@ def load(rest: str) -> ComposedEncoder:
     """
     source, _, query = rest.partition("?")
     options = _options(rest, query)
+    runtime = options.pop("runtime", None)
     folder = Path(source).expanduser()
     if (folder / CONFIG_FILE).is_file():
         if options:
-            raise ConfigError(f"{source} is a saved encoder: it takes no options")
-        return ComposedEncoder.load(folder)
-    trunk = Trunk.load(source)
+            raise ConfigError(f"{source} is a saved encoder: it takes no options but runtime")
+        return _load_saved(folder, runtime)
+    trunk = Trunk.load(source, runtime=runtime)
     composition = _composition(trunk, options)
     where = str(folder.resolve()) if folder.is_dir() else source
-    return ComposedEncoder(trunk, composition, name=trunk.name, reference=_reference(where, composition))
+    return ComposedEncoder.on(trunk, composition, name=trunk.name, reference=_reference(where, composition, options))
+
+
+def _load_saved(folder: Path, runtime: str | None) -> ComposedEncoder:
+    if "outputs" in read_document(folder / CONFIG_FILE):  # exported: it says what its network gives
+        from pixdex.encoders import exported
+
+        return exported.load(folder, runtime=runtime)
+    return ComposedEncoder.load(folder, runtime=runtime)
 
 
 def _options(rest: str, query: str) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name in options:
-        if name not in ("pooling", "p", "tokens"):
-            raise ConfigError(f"hf:{rest}: unknown option {name!r}; there are pooling, p, tokens")
+        if name not in _OPTIONS:
+            raise ConfigError(f"hf:{rest}: unknown option {name!r}; there are {', '.join(_OPTIONS)}")
     if "p" in options and options.get("pooling") != Pooling.GEM:
         raise ConfigError(f"hf:{rest}: p is the power of pooling=gem")
     return options
 
 
 def _composition(trunk: Trunk, options: Mapping[str, str]) -> Composition:
-    default = Pooling.CLS if trunk.prefix else Pooling.MEAN
-    try:
-        power = float(options.get("p", GEM_POWER))
-        tokens = int(options.get("tokens", _DEFAULT_TOKENS))
-    except ValueError as error:
-        raise ConfigError(f"hf: p and tokens are numbers: {error}") from None
+    power = _number(options, "p", float, GEM_POWER)
     if not power > 0:
         raise ConfigError(f"hf: p is positive, not {power}")
+    projection = _projection(options)
     return Composition(
-        pooling=Pooling.named(options.get("pooling", default)), gem_power=power, tokens=min(tokens, trunk.cells)
+        pooling=Pooling.named(options.get("pooling", trunk.default_pooling)),
+        gem_power=power,
+        tokens=_token_count(trunk, options, trunk.dim if projection is None else projection.basis.shape[1]),
+        token_choice=Choice.named(options.get("token_by", Choice.DIVERSE)),
+        token_projection=projection,
     )
 
 
-def _reference(source: str, composition: Composition) -> str:
+def _projection(options: Mapping[str, str]) -> Projection | None:
+    if "token_projection" not in options:
+        if "token_dim" in options:
+            raise ConfigError("hf: token_dim needs token_projection=FILE, which fit_projection makes")
+        return None
+    projection = Projection.load(Path(options["token_projection"]).expanduser())
+    return projection.first(_number(options, "token_dim", int, projection.basis.shape[1]))
+
+
+def _token_count(trunk: Trunk, options: Mapping[str, str], width: int) -> int:
+    """As many as are asked for, as fit into the budget, and as there are."""
+    budget = _number(options, "token_bytes", int, None)
+    if budget is None:
+        return min(_number(options, "tokens", int, _DEFAULT_TOKENS), trunk.cells)
+    if budget < width:
+        raise ConfigError(f"hf: token_bytes={budget} is less than one token, {width} bytes")
+    return min(_number(options, "tokens", int, trunk.cells), budget // width, trunk.cells)
+
+
+def _number(options: Mapping[str, str], name: str, kind: Callable[[str], N], default: D) -> N | D:
+    if name not in options:
+        return default
+    try:
+        return kind(options[name])
+    except ValueError as error:
+        raise ConfigError(f"hf: {name} is a number: {error}") from None
+
+
+def _reference(source: str, composition: Composition, options: Mapping[str, str]) -> str:
     """What ``load`` makes the same encoder from: with the defaults spelled out, for they may change."""
     power = f"&p={composition.gem_power:g}" if composition.pooling is Pooling.GEM else ""
-    return f"hf:{source}?pooling={quote(composition.pooling)}{power}&tokens={composition.tokens}"
+    tokens = f"&tokens={composition.tokens}"
+    if composition.token_choice is not Choice.DIVERSE:
+        tokens += f"&token_by={composition.token_choice.value}"
+    if composition.token_projection is not None:
+        file = quote(str(Path(options["token_projection"]).expanduser().resolve()))
+        tokens += f"&token_projection={file}&token_dim={composition.token_projection.basis.shape[1]}"
+    return f"hf:{source}?pooling={quote(composition.pooling)}{power}{tokens}"
 
 
-def _token_spec(trunk: Trunk, composition: Composition, name: str, parts: Mapping[str, str]) -> TokenSpec | None:
+def _check(trunk: Network, composition: Composition) -> None:
+    if composition.pooling is Pooling.CLS and "cls" not in trunk.outputs:
+        raise ConfigError(f"{trunk.name} has no class token: pooling=mean or pooling=gem")
+    if composition.pooling is Pooling.OWN and trunk.own_dim is None:
+        raise ConfigError(f"{trunk.name} defines no embedding of its own: pooling=mean or pooling=gem")
+    projection = composition.token_projection
+    if projection is not None and len(projection.mean) != trunk.dim:
+        raise ConfigError(
+            f"the projection of tokens is for descriptors of {len(projection.mean)} values; {trunk.name} has {trunk.dim}"
+        )
+
+
+def _token_spec(trunk: Network, composition: Composition, name: str, parts: Mapping[str, str]) -> TokenSpec | None:
     if composition.tokens == 0:
         return None
     config = {
         "vector": parts["config"],
         "tokens": composition.tokens,
-        "choice": "farthest points",
+        "choice": _CHOICES[composition.token_choice],
         "coding": "int8, largest value 127",
     }
+    width = trunk.dim
+    if composition.token_projection is not None:
+        config["projection"] = composition.token_projection.digest()
+        width = composition.token_projection.basis.shape[1]
     fingerprint = fingerprint_of(name, {**parts, "config": digest_of(config)})
-    return TokenSpec(count=composition.tokens, dim=trunk.dim, dtype="int8", fingerprint=fingerprint)
+    return TokenSpec(count=composition.tokens, dim=width, dtype="int8", fingerprint=fingerprint)
 
 
 def _pool(activations: Activations, composition: Composition) -> NDArray[np.float32]:
     if composition.pooling is Pooling.GEM:
         return gem_pool(activations.cells, composition.gem_power)
-    if composition.pooling is Pooling.MEAN or activations.cls is None:
-        return mean_pool(activations.cells)
-    return activations.cls
+    if composition.pooling is Pooling.OWN and activations.own is not None:
+        return activations.own
+    if composition.pooling is Pooling.CLS and activations.cls is not None:
+        return activations.cls
+    return mean_pool(activations.cells)
+
+
+def _tokens(activations: Activations, vectors: NDArray[np.float32], composition: Composition) -> NDArray[np.int8]:
+    """int8 ``[n, t, token dim]``."""
+    guide = vectors
+    if composition.pooling is Pooling.OWN:  # of another width, or at least in another space than the descriptors
+        guide = unit(mean_pool(activations.cells) if activations.cls is None else activations.cls)
+    kept = select(activations.cells, guide, composition.tokens, composition.token_choice)
+    if composition.token_projection is not None:
+        kept = composition.token_projection.apply(kept)
+    return quantize(kept)
 
 
 def _head(pooled: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -240,7 +401,12 @@ def _head(pooled: NDArray[np.float32]) -> NDArray[np.float32]:
     return pooled
 
 
-def _read_document(file: Path) -> dict[str, Any]:
+def read_document(file: Path) -> dict[str, Any]:
+    """What ``pixdex.json`` says.
+
+    Raises:
+        ConfigError: it is not one, or from a newer pixdex.
+    """
     try:
         document = orjson.loads(file.read_bytes())
         version = int(document["version"])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TypeAlias
 
-__all__ = ["NOTHING", "Exif", "find_in_jpeg", "parse"]
+__all__ = ["NOTHING", "Exif", "parse"]
 
 Value: TypeAlias = "str | tuple[float, ...]"
 Directory: TypeAlias = Mapping[int, Value]
@@ -52,23 +52,6 @@ def parse(block: bytes) -> Exif:
     details = _directory(tiff, order, _pointer(main, _EXIF_DIRECTORY))
     gps = _directory(tiff, order, _pointer(main, _GPS_DIRECTORY))
     return Exif(orientation=_orientation(main), taken=_taken(details), place=_place(gps))
-
-
-def find_in_jpeg(source: bytes) -> bytes:
-    """The EXIF block of a JPEG file, empty when there is none."""
-    at = 2
-    while at + 4 <= len(source) and source[at] == 0xFF:
-        marker = source[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        if marker in (0xD9, 0xDA):
-            break
-        length = int.from_bytes(source[at + 2 : at + 4], "big")
-        if marker == 0xE1 and source[at + 4 : at + 10] == b"Exif\x00\x00":
-            return source[at + 4 : at + 2 + length]
-        at += 2 + length
-    return b""
 
 
 def _directory(tiff: bytes, order: str, start: int) -> Directory:

@@ -1,4 +1,4 @@
-"""Many local descriptors to one: CLS, mean, generalized mean.
+"""Many local descriptors to one: CLS, mean, generalized mean, or what the model itself makes of them.
 
 Each takes token sequences ``[n, t, d]`` or feature maps ``[n, c, h, w]``, float32, and gives float32 ``[n, d]``.
 """
@@ -18,7 +18,7 @@ GEM_POWER = 3.0
 """The exponent of the generalized mean that retrieval models start from."""
 _SMALLEST = np.float32(1e-6)
 
-Activations = NDArray[np.float32]
+Features = NDArray[np.float32]
 
 
 class Pooling(StrEnum):
@@ -30,6 +30,8 @@ class Pooling(StrEnum):
     """The average of the local descriptors, class and register tokens left out."""
     GEM = "gem"
     """Their generalized mean."""
+    OWN = "own"
+    """The embedding that the model itself defines, such as CLIP's: only trunks that have one."""
 
     @classmethod
     def named(cls, name: str) -> Pooling:
@@ -44,7 +46,7 @@ class Pooling(StrEnum):
             raise ConfigError(f"pooling {name!r}: one of {', '.join(p.value for p in cls)}") from None
 
 
-def as_tokens(features: Activations) -> Activations:
+def as_tokens(features: Features) -> Features:
     """``[n, t, d]`` of a feature map ``[n, c, h, w]``, its cells row by row; a token sequence as it is."""
     if features.ndim == 3:
         return features
@@ -52,13 +54,13 @@ def as_tokens(features: Activations) -> Activations:
     return features.reshape(count, channels, -1).transpose(0, 2, 1)
 
 
-def mean_pool(features: Activations) -> Activations:
+def mean_pool(features: Features) -> Features:
     """The average over tokens or cells, float32 ``[n, d]``."""
-    pooled: Activations = as_tokens(features).mean(axis=1, dtype=np.float32)
+    pooled: Features = as_tokens(features).mean(axis=1, dtype=np.float32)
     return pooled
 
 
-def gem_pool(features: Activations, power: float = GEM_POWER) -> Activations:
+def gem_pool(features: Features, power: float = GEM_POWER) -> Features:
     """The generalized mean ``(mean x^p)^(1/p)`` over tokens or cells, float32 ``[n, d]``.
 
     ``power`` 1 is the mean, a large one approaches the maximum. Values below 1e-6 count as 1e-6, so it suits
@@ -72,5 +74,5 @@ def gem_pool(features: Activations, power: float = GEM_POWER) -> Activations:
     if not power > 0:
         raise ConfigError(f"the power of a generalized mean is positive, not {power}")
     raised = np.maximum(as_tokens(features), _SMALLEST) ** np.float32(power)
-    pooled: Activations = raised.mean(axis=1, dtype=np.float32) ** np.float32(1 / power)
+    pooled: Features = raised.mean(axis=1, dtype=np.float32) ** np.float32(1 / power)
     return pooled

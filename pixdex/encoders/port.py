@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pixdex.types import Fingerprint, Metric, TokenSpec
 
-__all__ = ["Encoder", "Features", "Pixels"]
+__all__ = ["Encoder", "Features", "Pixels", "TextEncoder"]
 
 Pixels: TypeAlias = "NDArray[np.uint8]"
 """An upright sRGB picture, uint8 ``[height, width, 3]``."""
@@ -44,6 +44,9 @@ class Encoder(Protocol):
         fingerprint: identity over config, weights, head and preprocessing.
         token_spec: shape of the tokens, None for an encoder without.
         batch_size: how many pictures a call of ``encode`` likes best.
+
+    An encoder may also have ``min_side: int | None``: a picture whose shorter side has more pixels may be decoded at a
+    fraction of its size that keeps at least so many. None, or no such attribute: always at full size.
     """
 
     name: str
@@ -64,4 +67,13 @@ class Encoder(Protocol):
         Raises:
             Unsupported: tokens are asked of an encoder that has none.
         """
+        ...
+
+
+@runtime_checkable
+class TextEncoder(Encoder, Protocol):
+    """An encoder whose pictures and texts meet in one space. Not every encoder is one: ``isinstance`` decides."""
+
+    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors float32 ``[n, dim]``, to be compared with those of pictures."""
         ...

@@ -30,6 +30,30 @@ _EXTREME = 8
 had been blown up to any size."""
 
 Size = tuple[int, int]
+Triple = tuple[float, float, float]
+
+_HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+_IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+_OPENAI = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+_CROP = {"do_center_crop": True, "crop_size": 224}
+_MOBILENET = {**_HALF, **_CROP, "size": {"shortest_edge": 256}, "resample": 2}
+_CLIP = {**_OPENAI, **_CROP, "size": {"shortest_edge": 224}, "resample": 3}
+_FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "ViT": {**_HALF, "size": 224, "resample": 2},
+    "CLIP": _CLIP,
+    "Bit": _CLIP,
+    "Siglip": {**_HALF, "size": 224, "resample": 3},
+    "ConvNext": {**_HALF, "size": {"shortest_edge": 384}, "crop_pct": 224 / 256, "resample": 3},
+    "MobileNetV1": _MOBILENET,
+    "MobileNetV2": _MOBILENET,
+    "EfficientNet": {**_HALF, "size": 346, "crop_size": 289, "resample": 3, "include_top": True},
+    "DINOv3ViT": {**_IMAGENET, "size": 224, "resample": 2},
+}
+"""Defaults of the image processors, by the stem of their class names."""
+_STEPS = frozenset({
+    "do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_reduce_labels",
+})  # fmt: skip
+"""Steps that are followed, or that pixels here have behind them, or that are not about pictures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +75,8 @@ class Preprocess:
     crop: Size | None = None
     resample: Resample = "bicubic"
     scale: float = 1 / 255
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: Triple = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.resize_to is not None and self.shortest_edge is not None:
@@ -98,6 +122,17 @@ class Preprocess:
         """(height, width) of what comes out."""
         return self.crop or self.resize_to or (0, 0)
 
+    @property
+    def min_side(self) -> int | None:
+        """A picture whose shorter side has more pixels may be decoded at a fraction that keeps so many.
+
+        Twice the length that the side is resized to: an antialiased resize from there sees what it would have
+        seen. None where nothing is resized, since a crop alone counts pixels of the full picture.
+        """
+        if self.resize_to is not None:
+            return 2 * min(self.resize_to)
+        return None if self.shortest_edge is None else 2 * self.shortest_edge
+
     def digest(self) -> str:
         """32 hexadecimal characters over everything that shapes the result."""
         return digest_of({"version": _VERSION, **self.to_json()})
@@ -124,28 +159,62 @@ class Preprocess:
 
 
 def _read(values: Mapping[str, Any]) -> Preprocess:
+    family = _family(values)
+    values = {**family, **values}
+    _require_known(values)
     crop = _pair(values.get("crop_size")) if values.get("do_center_crop", False) else None
     resize_to, edge = None, None
     if values.get("do_resize", True):
-        resize_to, edge = _target(values["size"], cropped=crop is not None)
-        if values.get("crop_pct") is not None and edge is not None:
-            resize_to, edge, crop = _with_crop_share(edge, float(values["crop_pct"]))
-    normalized = values.get("do_normalize", True)
+        share = values.get("crop_pct")
+        resize_to, edge = _target(values["size"], square=crop is None and share is None and "crop_pct" not in family)
+        if share is not None and edge is not None:
+            resize_to, edge, crop = _with_crop_share(edge, float(share))
+    mean, std = _normalization(values)
     return Preprocess(
         resize_to=resize_to,
         shortest_edge=edge,
         crop=crop,
         resample=_RESAMPLE[int(values.get("resample", 2))],
         scale=float(values.get("rescale_factor", 1 / 255)) if values.get("do_rescale", True) else 1.0,
-        mean=_triple(values["image_mean"]) if normalized else (0.0, 0.0, 0.0),
-        std=_triple(values["image_std"]) if normalized else (1.0, 1.0, 1.0),
+        mean=mean,
+        std=std,
     )
 
 
-def _target(size: object, *, cropped: bool) -> tuple[Size | None, int | None]:
-    """(fixed size, shortest edge), one of them None."""
-    if isinstance(size, int):  # the old spelling: a shortest edge where a crop follows
-        return (None, size) if cropped else ((size, size), None)
+def _family(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the class of the processor fills in where its file is silent; old files are."""
+    name = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
+    for suffix in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
+        name = name.removesuffix(suffix)
+    return _FAMILIES.get(name, {})
+
+
+def _require_known(values: Mapping[str, Any]) -> None:
+    """Refuse steps that this code would leave out."""
+    for key, value in values.items():
+        if key.startswith("do_") and value and key not in _STEPS:
+            raise ConfigError(f"preprocessor_config.json: {key} is not supported")
+
+
+def _normalization(values: Mapping[str, Any]) -> tuple[Triple, Triple]:
+    """(mean, std) that do in one step what the processor does in up to three.
+
+    EfficientNet's may subtract 1 after the scaling, and divide by the standard deviation once more at the end.
+    """
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if values.get("do_normalize", True):
+        mean, std = _triple(values["image_mean"]), _triple(values["image_std"])
+    if values.get("rescale_offset") and values.get("do_rescale", True):
+        mean = _triple([m + 1 for m in mean])
+    if values.get("include_top"):
+        std = _triple([s * t for s, t in zip(std, _triple(values["image_std"]), strict=True)])
+    return mean, std
+
+
+def _target(size: object, *, square: bool) -> tuple[Size | None, int | None]:
+    """(fixed size, shortest edge), one of them None. A single number is the old spelling, of a fixed size if ``square``."""
+    if isinstance(size, int):
+        return ((size, size), None) if square else (None, size)
     if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
         return None, int(size["shortest_edge"])
     return _pair(size), None
@@ -163,10 +232,12 @@ def _pair(size: object) -> Size:
         return size, size
     if isinstance(size, Mapping) and set(size) == {"height", "width"}:
         return int(size["height"]), int(size["width"])
+    if isinstance(size, Sequence) and not isinstance(size, str) and len(size) == 2:
+        return int(size[0]), int(size[1])
     raise ConfigError(f"preprocessor_config.json: a size of {size!r} is not supported")
 
 
-def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+def _triple(values: Sequence[float]) -> Triple:
     red, green, blue = (float(v) for v in values)
     return red, green, blue
 

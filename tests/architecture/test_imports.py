@@ -41,10 +41,20 @@ RULES: dict[str, set[str]] = {
     "pictures": {"encoders.port", *IMAGES, *SPINE},
     "fields": {*SPINE},
     "report": set(),
-    "_encoding": {"pictures", "report", "encoders.port", *SPINE},
-    "ingest": {"collection", "_encoding", "_records", "pictures", "fields", "report", "encoders.port", *SPINE},
+    "_crew": {"errors"},
+    "_decoding": {"encoders.port", "errors"},
+    "_encoding": {"_crew", "_decoding", "pictures", "report", "encoders.port", *SPINE},
+    "ingest": {"collection", "_crew", "_decoding", "_encoding", "_records", "pictures", "fields", "report"}
+    | {"encoders.port", *SPINE},
+    "sources*": {"pictures", "fields", "vectors_file", "_names", "_records", *IMAGES, *SPINE},  # and one another
+    "vectors_file": {"fields", "report", *SPINE},
+    "transfer": {"index", "collection", "connectors", "connectors.memory", "encoders", "encoders.port", "fields"}
+    | {"policy", "pictures", "report", "vectors_file", "_names", "_progress", "_records", *SPINE},
+    "_asking": {"collection", "encoders.port", "fields", "pictures", "rerankers.port", *SPINE},
+    "_printing": {"_html", "adopting", "fields", "pictures", "report", *SPINE},
     "index": {"collection", "ingest", "report", "pictures", "fields", "encoders", "encoders.port", "rerankers"}
-    | {"rerankers.port", "connectors", "connectors.port", "policy", "_names", "_progress", "_records", *SPINE},
+    | {"rerankers.port", "connectors", "connectors.port", "policy", "sources", "_asking", "_names", "_progress"}
+    | {"_records", *SPINE},
     "aio": {"collection", "index", "pictures", "report", "policy", "_progress", "connectors.port", "encoders.port"}
     | {"rerankers.port", *SPINE},
     "_progress": {"report"},
@@ -84,7 +94,15 @@ LIBRARIES = {
     "qdrant_edge": ["connectors.qdrant_edge", "connectors._qdrant_edge_*"],
     "pymilvus": ["connectors.milvus", "connectors._milvus_*"],
     "typer": ["cli"],
-    "rich": ["cli", "_progress"],
+    "rich": ["_printing", "_progress"],
+    "pyarrow": ["vectors_file", "sources._rows"],
+    "httpx": ["sources.web", "connectors._qdrant_*"],
+    "httpcore": ["sources.web"],
+    "fsspec": ["sources.filesystems"],
+    "huggingface_hub": ["encoders._hub"],
+    "onnxruntime": ["encoders.runtimes.*"],
+    "openvino": ["encoders.runtimes.*"],
+    "pillow_heif": ["encoders.*"],
     "PIL": ["encoders.*", "demo"],
     "simplejpeg": ["encoders.*"],
 }
@@ -125,8 +143,9 @@ def internal(path: Path) -> set[str]:
 
 
 def allowed(module: str) -> set[str]:
-    if module.startswith("filters"):
-        return RULES["filters*"] | {m for m in MODULES if m.startswith("filters.")}
+    for package in ("filters", "sources"):
+        if module.startswith(package):
+            return RULES[f"{package}*"] | {m for m in MODULES if m.startswith(f"{package}.")}
     for pattern, names in RULES.items():
         if fnmatch.fnmatchcase(module, pattern):
             return names

@@ -132,6 +132,91 @@ def test_a_path_that_does_not_exist(run, url, tmp_path):
     assert "nowhere does not exist" in refused(run("add", url, tmp_path / "nowhere", "-e", "toy"))
 
 
+def test_add_takes_patterns_tables_and_archives(run, url, root, tmp_path):
+    import zipfile
+
+    assert "2 added" in run("add", url, root / "0[01].png", "-e", "toy").stderr
+    (root / "t.csv").write_text("picture,album\n02.png,x\n")
+    assert "there is no column 'pic' (did you mean 'picture'?" in refused(
+        run("add", url, root / "t.csv", "--column", "pic")
+    )
+    assert "1 added" in run("add", url, root / "t.csv", "--column", "picture").stderr
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.write(root / "03.png", "a/03.png")
+    assert "1 added" in run("add", url, tmp_path / "x.zip").stderr
+    hits = json.loads(run("search", url, root / "03.png", "-k", 1, "--json").stdout)
+    assert hits[0]["id"] == "x.zip/a/03.png"
+
+
+def test_addresses_are_fetched_on_request_only(run, url):
+    pytest.importorskip("httpx")
+    assert "say allow_remote=True (--allow-remote)" in refused(run("add", url, "http://127.0.0.1:9/a.png", "-e", "toy"))
+    result = run("add", url, "http://127.0.0.1:9/a.png", "-e", "toy", "--allow-remote")
+    assert result.exit_code == 1
+    assert "http://127.0.0.1:9/a.png: 127.0.0.1 is 127.0.0.1, in a network that is not public" in result.stderr
+    result = run("add", url, "http://127.0.0.1:9/a.png", "-e", "toy", "--allow-remote", "--allow-private")
+    assert "cannot be reached" in result.stderr
+
+
+# --- encode -----------------------------------------------------------------------------------------
+
+
+def test_encode_here_and_add_there(run, url, root, tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    (root / "broken.jpg").write_text("no")
+    file = tmp_path / "v.parquet"
+    result = run("encode", root, "-o", file, "-e", "toy", "--field", "year=2020", "--tokens")
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert "5 added, 0 reused, 0 unchanged, 1 unusable in " in result.stderr
+    with monkeypatch.context() as patch:
+        patch.setattr(toys, "load", lambda rest: pytest.fail("the encoder was loaded"))
+        result = run("add", url, file)
+    assert result.exit_code == 0, result.stderr
+    assert f"unusable {root}/broken.jpg: not a picture" in result.stderr
+    assert "5 added" in result.stderr
+    report = json.loads(run("add", url, file, "--json").stdout)
+    assert (report["added"], report["unchanged"]) == (0, 5)
+    assert "5 unchanged" in run("add", url, root).stderr
+    hits = json.loads(run("search", url, root / "02.png", "--rerank", "maxsim", "-k", 1, "--json").stdout)
+    assert (hits[0]["id"], hits[0]["payload"]["year"]) == ("in/02.png", 2020)
+
+
+def test_a_file_of_vectors_is_added_as_it_is(run, url, root, tmp_path):
+    pytest.importorskip("pyarrow")
+    files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    run("encode", root / "00.png", "-o", files[0], "-e", "toy")
+    run("encode", root / "01.png", root / "02.png", "-o", files[1], "-e", "toy")
+    assert "add such files by a command of their own" in refused(run("add", url, files[0], root))
+    assert "were chosen by pixdex encode" in refused(run("add", url, files[0], "-f", "year=1"))
+    assert "3 added" in run("add", url, *files).stderr
+    run("encode", root, "-o", tmp_path / "c.parquet", "-e", "toy:30")
+    assert "holds vectors of toy" in refused(run("add", url, tmp_path / "c.parquet"))
+
+
+def test_ctrl_c_while_encoding_leaves_no_file(tmp_path):
+    pytest.importorskip("pyarrow")
+    root = toys.folder(tmp_path / "many", 200)
+    line = [sys.executable, toys.__file__, "encode", str(root), "-o", str(tmp_path / "v.parquet"), "-e", "toy"]
+    encoding = subprocess.Popen(
+        line, env={**os.environ, "TOY_DELAY": "0.1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    waited = time.monotonic() + 40
+    while time.monotonic() < waited and encoding.poll() is None and not list(tmp_path.glob(".v.parquet*")):
+        time.sleep(0.05)
+    encoding.send_signal(signal.SIGINT)
+    out, err = encoding.communicate(timeout=30)
+    assert encoding.returncode == 130, err
+    assert (out, err) == ("", "stopped; no file was written\n")
+    assert list(tmp_path.iterdir()) == [root]
+
+
+def test_what_cannot_be_exported_says_why(run, tmp_path):
+    assert "classic has no network to export" in refused(run("export", "classic", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    assert run("export", "classic", tmp_path / "out", "--format", "coreml").exit_code == 2
+
+
 # --- search -----------------------------------------------------------------------------------------
 
 
@@ -200,6 +285,7 @@ def test_search_writes_a_page(run, filled, root, tmp_path):
         (["in/00.png", "--rerank", "maxsin"], "did you mean 'maxsim'"),
         (["in/00.png", "--rerank", "maxsim"], "make a new one with tokens=True"),
         (["in/00.png", "--encoder", "toy:30"], "holds vectors of toy"),
+        (["--text", "a red car"], "encoder 'toy' makes vectors of pictures only"),
     ],
 )
 def test_a_search_that_cannot_be_done_says_why(run, filled, words, message):
@@ -255,6 +341,13 @@ def test_delete_asks_first(run, filled):
     assert json.loads(run("info", filled, "--json").stdout)["count"] == 4
 
 
+@pytest.mark.parametrize("words", [[], ["in/00.png", "--text", "a red car"]])
+def test_search_takes_a_picture_or_words(run, filled, words):
+    result = run("search", filled, *words)
+    assert result.exit_code == 2
+    assert "give a picture, an id or --text, one of them" in result.stderr
+
+
 @pytest.mark.parametrize("words", [[], ["in/00.png", "--where", "true"]])
 def test_delete_takes_ids_or_a_filter(run, filled, words):
     result = run("delete", filled, *words)
@@ -269,7 +362,7 @@ def test_lists(run):
 
 def test_version_and_help(run):
     assert run("--version").stdout == f"pixdex {pixdex.__version__}\n"
-    for verb in ("add", "search", "info", "delete", "stores", "encoders", "demo"):
+    for verb in ("add", "encode", "export", "search", "info", "delete", "stores", "encoders", "demo"):
         assert run(verb, "--help").exit_code == 0
         assert verb in run("-h").stdout
 

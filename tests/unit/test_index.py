@@ -423,6 +423,61 @@ def test_delete_by_id_ids_and_filter(photos, root):
     assert photos.add(root).added == 10
 
 
+class Worded(toys.ToyEncoder):
+    """A toy that knows words: the names of colours."""
+
+    def encode_text(self, texts):
+        colours = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+        pictures = [np.full((8, 8, 3), colours[text], np.uint8) for text in texts]
+        vectors = self.encode([self.prepare(picture) for picture in pictures]).vectors
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def colours(url):
+    with pixdex.open(url, encoder=Worded(), fields={"n": "int"}, tokens=True) as photos:
+        for n, (name, colour) in enumerate({"r": (250, 9, 9), "g": (9, 250, 9), "b": (9, 9, 250)}.items()):
+            photos.add(np.full((8, 8, 3), colour, np.uint8), ids=[name], fields={"n": n})
+        yield photos
+
+
+def test_search_by_words(colours):
+    assert [colours.search(text=word, k=1)[0].id for word in ("red", "green", "blue")] == ["r", "g", "b"]
+    assert ids(colours.search(text="red", k=3, where=F.n >= 1, threshold=-1))[0] in "gb"
+    assert len(colours.search(text="red", exclude_self=True)) == 3, "words are no record"
+
+
+def test_words_need_an_encoder_that_knows_them(photos, root):
+    photos.add(root)
+    with pytest.raises(Unsupported, match="encoder 'toy' makes vectors of pictures only: to search by text, make a"):
+        photos.search(text="a red car")
+
+
+def test_words_have_no_tokens_to_rerank_by(colours):
+    with pytest.raises(Unsupported, match="needs tokens of the query: search by picture"):
+        colours.search(text="red", rerank="maxsim")
+
+
+@pytest.mark.parametrize("query", [{}, {"query": "r", "text": "red"}])
+def test_one_thing_is_searched_for(colours, query):
+    with pytest.raises(ConfigError, match="search for a picture, an id or a vector, or for text=: one of them"):
+        colours.search(**query)
+
+
+def test_a_query_is_decoded_as_small_as_the_encoder_allows(photos, root, toy, monkeypatch):
+    large = root / "large.jpg"
+    large.write_bytes(toys.encoded(toys.pixels(3, (480, 640)), "JPEG"))
+    photos.add(root)
+    sizes = []
+    prepare = toys.ToyEncoder.prepare
+    monkeypatch.setattr(toys.ToyEncoder, "prepare", lambda self, p: sizes.append(p.shape) or prepare(self, p))
+    photos.search(large)
+    toy.min_side = 100
+    photos.search(large)
+    assert sizes[0] == (480, 640, 3)
+    assert 100 <= sizes[1][0] < 480
+
+
 # --- tokens and rerankers ---------------------------------------------------------------------------
 
 
@@ -711,7 +766,7 @@ def test_a_search_hashes_its_picture_only_to_leave_it_out(photos, monkeypatch):
     picture = np.zeros((8, 8, 3), np.uint8)
     photos.add([picture, picture + 9], ids=["a", "b"], progress=False)
     hashed = []
-    monkeypatch.setattr("pixdex.index.content_hash", lambda given: hashed.append(1) or content_hash(given))
+    monkeypatch.setattr("pixdex._asking.content_hash", lambda given: hashed.append(1) or content_hash(given))
     assert len(photos.search(picture)) == 2
     assert not hashed
     assert [hit.id for hit in photos.search(picture, exclude_self=True)] == ["b"]

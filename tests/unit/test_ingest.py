@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
+import hostile
 import numpy as np
 import pytest
 import toys
 from PIL import Image
 
 import pixdex
-from pixdex import F
+from pixdex import F, _encoding
+from pixdex.connectors.memory import MemoryConnector
 from pixdex.errors import ConfigError, InvalidImage, InvalidRecord, PartialWrite, StoreUnavailable
 from pixdex.fields import AUTOMATIC, check_user_fields, infer
 from pixdex.index import ImageIndex
+from pixdex.ingest import ingest
 from pixdex.pictures import Item, content_hash, from_files, load_picture
 from pixdex.policy import Policy
 from pixdex.report import Report
@@ -548,9 +559,10 @@ def test_ctrl_c_leaves_a_valid_store_and_adding_again_goes_on(photos, toy, tmp_p
     with pytest.raises(KeyboardInterrupt):
         photos.add(root, progress=stop)
     assert photos.count() == 128
+    total = toy.total
     report = photos.add(root)
     assert (report.added, report.unchanged) == (172, 128)
-    assert toy.total == 300
+    assert toy.total - total == 172, "what was written is not encoded again"
 
 
 def test_a_generator_is_read_as_the_work_goes(photos):
@@ -661,3 +673,437 @@ def test_thousands_of_copies_cost_a_page_each_time(made, monkeypatch):
     report = photos.add([same] * 256, ids=[f"b{i}" for i in range(256)], progress=False)
     assert report.reused == 256
     assert sum(read) <= 2 * 128, "not all of the copies that are there"
+
+
+# --- everything at once -------------------------------------------------------------------------------
+
+
+def over(store: MemoryConnector, toy: toys.ToyEncoder) -> ImageIndex:
+    return ImageIndex(store, "main", collection=None, encoder=toy, policy=PATIENT)
+
+
+@pytest.fixture
+def no_threads_left() -> Iterator[None]:
+    """Those that the test starts have ended."""
+    before = set(threading.enumerate())
+    yield
+    assert [thread.name for thread in threading.enumerate() if thread not in before] == []
+
+
+class _Watched(MemoryConnector):
+    """Says what is written, before it is."""
+
+    def __init__(self, written: Callable[[Sequence[str]], None]) -> None:
+        super().__init__()
+        self._written = written
+
+    def upsert(self, name, batch, *, timeout):
+        self._written(batch.ids)
+        super().upsert(name, batch, timeout=timeout)
+
+
+class _Uneven(toys.ToyEncoder):
+    """Takes longer for some pictures than for others."""
+
+    def prepare(self, pixels):
+        time.sleep(float(pixels[0, 0, 0]) / 255 * 0.02)
+        return super().prepare(pixels)
+
+
+def test_pictures_are_encoded_while_others_are_written():
+    ahead = threading.Event()
+
+    class Noticing(toys.ToyEncoder):
+        def encode(self, prepared, *, tokens=False):
+            features = super().encode(prepared, tokens=tokens)
+            if self.total > 128:
+                ahead.set()
+            return features
+
+    photos = over(_Watched(lambda _: outcome.append(ahead.wait(20))), Noticing())
+    outcome: list[bool] = []
+    photos.add([toys.pixels(n, (8, 8)) for n in range(256)], ids=[str(n) for n in range(256)], progress=False)
+    assert outcome[0], "the next chunk is encoded while the first is being written"
+
+
+@pytest.mark.usefixtures("no_threads_left")
+def test_records_are_written_in_the_order_found():
+    written: list[str] = []
+    photos = over(_Watched(written.extend), _Uneven())
+    ids = [f"{n:03}" for n in range(400)]
+    pictures = [b"broken" if n % 50 == 7 else toys.encoded(toys.pixels(n, (8, 8))) for n in range(400)]
+    report = photos.add(pictures, ids=ids, progress=False)
+    assert written == [name for n, name in enumerate(ids) if n % 50 != 7]
+    assert [row.path for row in report.quarantined] == ids[7::50]
+
+
+def test_a_slow_store_holds_everything_back(toy):
+    made: list[str] = []
+    written: list[str] = []
+    behind: list[int] = []
+
+    def write(ids: Sequence[str]) -> None:
+        time.sleep(0.1)
+        behind.append(len(made) - len(written))
+        written.extend(ids)
+
+    def pictures() -> Iterator[np.ndarray]:
+        for number in range(1500):
+            made.append(str(number))
+            yield toys.pixels(number, (8, 8))
+
+    over(_Watched(write), toy).add(pictures(), progress=False)
+    assert len(written) == 1500
+    assert max(behind) <= 3 * 128, "a chunk that is written, one that is encoded, one that is read"
+
+
+@dataclass
+class _Remote:
+    """A picture that is read from elsewhere, and is large."""
+
+    label: str
+    seed: int
+    size: int = 0
+    reads: int = 0
+
+    def read(self) -> bytes:
+        self.reads += 1
+        return toys.encoded(toys.pixels(self.seed, (8, 8))) + bytes(self.size)
+
+
+def test_a_readable_is_read_once_and_reports_call_it_by_its_label(photos):
+    class Broken(_Remote):
+        def read(self) -> bytes:
+            return b"no picture"
+
+    class Rude(_Remote):
+        def read(self) -> bytes:
+            raise KeyError("nothing there")
+
+    given = [_Remote("zip:a.png", 1), Broken("zip:b.png", 2), _Remote("zip:c.png", 3), Rude("zip:d.png", 4)]
+    report = ingest_into(photos, [Item(one.label[4:], one) for one in given])
+    assert {row.path: row.reason for row in report.quarantined} == {
+        "zip:b.png": "not a picture",
+        "zip:d.png": "cannot be read: KeyError('nothing there')",
+    }
+    assert [one.reads for one in given] == [1, 0, 1, 0]
+    assert toys.payloads(photos)["c.png"]["content"] == content_hash(toys.encoded(toys.pixels(3, (8, 8))))
+
+
+def ingest_into(photos: ImageIndex, items: Iterable[Item | None], **options: float) -> Report:
+    """``ingest`` into a collection that ``add`` made."""
+    photos.add([], progress=False)
+    return ingest(iter(items), photos.collection, photos.encoder, vector="image", **options)
+
+
+@pytest.mark.parametrize("as_bytes", [True, False])
+def test_pictures_are_held_by_bytes_too(made, as_bytes):
+    photos = made()
+    photos.add(toys.pixels(0), progress=False)
+
+    def items() -> Iterator[Item]:
+        for number in range(150):
+            remote = _Remote(f"r{number}", number, 4 << 20)
+            yield Item(remote.label, remote.read() if as_bytes else remote)
+
+    tracemalloc.start()
+    try:
+        report = ingest(items(), photos.collection, photos.encoder, vector="image")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert report.added == 150
+    assert peak < 250 << 20, "of 600 MiB that went through"
+
+
+def test_large_prepared_pictures_do_not_pile_up(made):
+    class Greedy(toys.ToyEncoder):
+        def prepare(self, pixels):
+            return np.full(4 << 20, pixels[0, 0, 0])
+
+        def encode(self, prepared, *, tokens=False):
+            time.sleep(0.3)
+            return super().encode([one[: 4 * 4 * 3].reshape(4, 4, 3) for one in prepared], tokens=tokens)
+
+    greedy = Greedy()
+    greedy.batch_size = 32
+    photos = made(encoder=greedy)
+    tracemalloc.start()
+    try:
+        photos.add([toys.pixels(n, (8, 8)) for n in range(128)], progress=False)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 260 << 20, "a batch of 128 MiB, and those that wait"
+
+
+def test_pictures_are_decoded_as_small_as_the_encoder_allows(made):
+    class Modest(toys.ToyEncoder):
+        min_side = 100
+        shapes: ClassVar[list[tuple[int, ...]]] = []
+
+        def prepare(self, pixels):
+            self.shapes.append(pixels.shape)
+            return super().prepare(pixels)
+
+    photos = made(encoder=Modest())
+    picture = toys.encoded(toys.pixels(1, (600, 800)), "JPEG")
+    photos.add([picture], ids=["a"], progress=False)
+    (shape,) = Modest.shapes
+    assert 100 <= shape[0] <= 200
+    payload = toys.payloads(photos)["a"]
+    assert (payload["width"], payload["height"]) == (800, 600)
+
+
+# --- the same wherever chunks begin and end -----------------------------------------------------------
+
+
+def test_copies_in_the_next_chunk_are_not_encoded_again(photos, toy):
+    pictures = [toys.pixels(n, (8, 8)) for n in range(128)]
+    report = photos.add(pictures + pictures, ids=[f"{n:03}" for n in range(256)], progress=False)
+    assert (report.added, report.reused) == (128, 128)
+    assert toy.total == 128
+    assert photos.count() == 256
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_the_same_id_the_last_stands_and_contents_are_right(made, toy, seed):
+    """Against a dictionary: few ids and contents, so that chunks that are under way touch one another."""
+    chance = random.Random(seed)
+    items: list[Item] = []
+    for _ in range(900):
+        number = chance.randrange(150)
+        picture = b"broken" if number % 25 == 0 else toys.encoded(toys.pixels(number, (8, 8)))
+        items.append(Item(f"id{chance.randrange(300)}", picture, {"n": number, f"f{number % 3}": 1}))
+    photos = made()
+    photos.add(toys.pixels(0), ids=["first"], progress=False)
+    report = ingest(iter(items), photos.collection, toy, vector="image")
+    assert report.seen == 900
+    last: dict[str, Item] = {}
+    payloads: dict[str, dict[str, int]] = {}
+    for start in range(0, 900, 128):
+        chunk = {item.id: item for item in items[start : start + 128]}
+        for record, item in chunk.items():
+            if item.picture != b"broken":
+                last[record], payloads[record] = item, {**payloads.get(record, {}), **item.payload}
+    stored = toys.payloads(photos)
+    del stored["first"]
+    assert {r: {k: v for k, v in p.items() if k in ("n", "f0", "f1", "f2")} for r, p in stored.items()} == payloads
+    assert all(stored[record]["content"] == content_hash(item.picture) for record, item in last.items())
+    vectors = photos.get(list(last), want=pixdex.Want(vectors=("image",)))
+    expected = toy.encode([toy.prepare(load_picture(last[record].picture)[0]) for record in vectors.ids]).vectors
+    np.testing.assert_allclose(
+        vectors.vectors["image"], expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6
+    )
+
+
+# --- pictures that kill -------------------------------------------------------------------------------
+
+
+def test_decoders_that_die_cost_one_picture_each(photos, monkeypatch):
+    monkeypatch.setattr(_encoding, "load_picture", hostile.load)
+    orders = {20: b"segfault", 60: b"out of memory", 90: b"bug", 130: b"lie", 199: b"segfault"}
+    pictures = [orders.get(n) or toys.encoded(toys.pixels(n, (8, 8))) for n in range(200)]
+    ids = [f"{n:03}" for n in range(200)]
+    report = photos.add(pictures, ids=ids, progress=False)
+    assert {row.path: row.reason for row in report.quarantined} == {
+        "020": "its decoder died of SIGSEGV",
+        "060": "its decoder died of SIGKILL, perhaps for want of memory",
+        "090": "cannot be decoded: KeyError('bug')",
+        "130": "its decoder ended, exit code 0",
+        "199": "its decoder died of SIGSEGV",
+    }
+    assert report.added == photos.count() == 195
+
+
+@pytest.mark.parametrize(
+    ("order", "reason", "places"),
+    [
+        (b"sleep", "not decoded after 1 seconds", {"3", "4", "40"}),
+        (b"stop", "not done after 6 seconds", {"3"}),  # no alarm rings for who is stopped
+    ],
+)
+def test_a_decoder_that_hangs_costs_one_picture(made, monkeypatch, order, reason, places):
+    monkeypatch.setattr(_encoding, "load_picture", hostile.load)
+    photos = made()
+    items = [Item(str(n), order if str(n) in places else toys.png(n)) for n in range(80)]
+    started = time.monotonic()
+    report = ingest_into(photos, items, patience=1.0)
+    assert {row.path: row.reason for row in report.quarantined} == dict.fromkeys(places, reason)
+    assert report.added == 80 - len(places)
+    assert time.monotonic() - started < 30
+
+
+def test_an_encoder_that_hangs_over_a_picture_costs_that_picture(made):
+    go_on = threading.Event()
+
+    class Sleepy(toys.ToyEncoder):
+        def prepare(self, pixels):
+            if pixels.shape == (9, 9, 3):
+                go_on.wait(60)
+            return super().prepare(pixels)
+
+    photos = made(encoder=Sleepy())
+    items = [Item(str(n), toys.pixels(n, (9, 9) if n in (3, 4) else (8, 8))) for n in range(60)]
+    started = time.monotonic()
+    report = ingest_into(photos, items, patience=0.5)
+    go_on.set()
+    assert [row.path for row in report.quarantined] == ["3", "4"]
+    assert {row.reason for row in report.quarantined} == {"not done after 5.5 seconds"}
+    assert report.added == 58
+    assert time.monotonic() - started < 30
+
+
+def test_a_source_that_hangs_costs_that_picture(made):
+    go_on = threading.Event()
+
+    class Silent(_Remote):
+        def read(self) -> bytes:
+            go_on.wait(60)
+            return b""
+
+    photos = made()
+    items = [Item(str(n), (Silent if n == 2 else _Remote)(str(n), n)) for n in range(20)]
+    report = ingest_into(photos, items, patience=2.0)
+    go_on.set()
+    assert [(row.path, row.reason) for row in report.quarantined] == [("2", "not done after 2 seconds")]
+    assert report.added == 19
+
+
+def test_what_is_read_too_late_holds_nothing_up(made):
+    too_late, over = threading.Event(), threading.Event()
+
+    class Late(_Remote):
+        def read(self) -> bytes:
+            too_late.wait(60)
+            return bytes(64 << 20)
+
+    def items() -> Iterator[Item]:
+        yield Item("late", Late("late", 0))
+        for number in range(400):
+            if number == 300:  # by then it was given up
+                too_late.set()
+                time.sleep(0.5)
+            yield Item(str(number), _Remote(str(number), number))
+
+    def work() -> None:
+        report = ingest_into(photos, items(), patience=2.0)
+        assert (report.added, len(report.quarantined)) == (400, 1)
+        over.set()
+
+    photos = made()
+    threading.Thread(target=work, daemon=True).start()
+    assert over.wait(30)
+
+
+# --- stopping -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_threads_left")
+def test_an_encoder_that_breaks_stops_the_job_and_leaves_nothing_running(photos, toy):
+    class Breaking(toys.ToyEncoder):
+        def encode(self, prepared, *, tokens=False):
+            if self.total >= 200:
+                raise RuntimeError("the weights are gone")
+            return super().encode(prepared, tokens=tokens)
+
+    pictures = [toys.pixels(n, (8, 8)) for n in range(600)]
+    photos.encoder = Breaking()
+    with pytest.raises(RuntimeError, match="the weights are gone"):
+        photos.add(pictures, progress=False)
+    assert photos.count() == 128
+    photos.encoder = toy
+    assert photos.add(pictures, progress=False).added == 472
+
+
+SCRIPT = """
+import sys
+import pixdex, toys
+with pixdex.open(sys.argv[1], encoder=toys.ToyEncoder()) as photos:
+    def tell(report):
+        print(report.seen, flush=True)
+    photos.add(sys.argv[2], progress=tell)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see processes")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_a_job_that_is_stopped_leaves_no_process_and_adding_again_goes_on(toy, tmp_path, sent):
+    root = tmp_path / "in"
+    root.mkdir()
+    for number in range(600):
+        (root / f"{number:03}.jpg").write_bytes(toys.encoded(toys.pixels(number, (200, 200)), "JPEG"))
+    url = f"pq://{tmp_path / 'store.pix'}"
+    job = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, url, root],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert job.stdout.readline() == "128\n"
+    decoders = children(job.pid)
+    assert decoders, "some pictures are decoded in other processes"
+    job.send_signal(sent)
+    started = time.monotonic()
+    rest, errors = job.communicate(timeout=30)
+    while any(Path(f"/proc/{pid}").exists() for pid in decoders):
+        assert time.monotonic() - started < 10
+        time.sleep(0.05)
+    assert "600" not in rest
+    if sent == signal.SIGINT:
+        assert errors.strip().endswith("KeyboardInterrupt")
+    with pixdex.open(url, encoder=toy) as photos:
+        there = photos.count()
+        assert there >= 128
+        report = photos.add(root, progress=False)
+        assert (report.added, report.unchanged, report.quarantined) == (600 - there, there, ())
+        assert photos.count() == 600
+
+
+def children(parent: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(path.parent.name))
+    return found
+
+
+MEMORY = """
+import os, sys
+import pixdex, toys
+from test_ingest import children, peak_kib
+count, peaks = int(sys.argv[2]), {}
+
+def pictures():
+    for number in range(count):
+        yield toys.encoded(toys.pixels(number, (64, 64)), "JPEG")
+
+def look(report):
+    for pid in (os.getpid(), *children(os.getpid())):
+        peaks[pid] = peak_kib(pid)
+
+with pixdex.open(sys.argv[1], encoder=toys.ToyEncoder()) as photos:
+    assert photos.add(pictures(), progress=look).added == count
+print(sum(peaks.values()))
+"""
+
+
+def peak_kib(pid: int) -> int:
+    """Of a process that runs. Not ``getrusage``: what that says begins with the peak of the parent."""
+    with suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see memory")
+def test_ten_times_the_pictures_take_no_more_memory(tmp_path):
+    peaks = []
+    for count in (200, 2000):
+        line = [sys.executable, "-c", MEMORY, f"pq://{tmp_path / str(count)}", str(count)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=True)
+        peaks.append(int(done.stdout))
+    assert peaks[1] < 1.1 * peaks[0]

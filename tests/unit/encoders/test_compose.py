@@ -20,6 +20,12 @@ PREPROCESSOR = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference: these tests compare with the library's own figures."""
+    monkeypatch.setenv("PIXDEX_RUNTIME", "torch")
+
+
 @pytest.fixture(scope="session")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny ViT with random weights, saved as transformers saves it."""
@@ -114,6 +120,95 @@ def test_without_tokens(vit: Path) -> None:
         encode(encoder, pictures(1), tokens=True)
 
 
+def test_tokens_within_a_budget_of_bytes(vit: Path) -> None:
+    for query, count in [
+        ("token_bytes=100", 4),
+        ("token_bytes=100&tokens=3", 3),
+        ("token_bytes=100&tokens=9", 4),
+        ("token_bytes=9999", 16),
+    ]:
+        encoder = encoders.load(f"hf:{vit}?{query}")
+        assert encoder.token_spec is not None
+        assert encoder.token_spec.count == count
+        assert encoder.token_spec.max_bytes == 24 * count
+        assert encoder.reference == f"hf:{vit}?pooling=cls&tokens={count}"
+    with pytest.raises(ConfigError, match="less than one token, 24 bytes"):
+        encoders.load(f"hf:{vit}?token_bytes=23")
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "own"])
+def test_the_choice_of_tokens_is_part_of_their_identity(vit: Path, cnn: Path, pooling: str) -> None:
+    folder = cnn if pooling == "own" else vit
+    images = pictures(2)
+    made = {
+        by: encoders.load(f"hf:{folder}?pooling={pooling}&tokens=5&token_by={by}") for by in ("diverse", "cls", "norm")
+    }
+    assert len({encoder.fingerprint.digest for encoder in made.values()}) == 1
+    assert len({encoder.token_spec.fingerprint.digest for encoder in made.values() if encoder.token_spec}) == 3
+    assert made["norm"].reference.endswith("&tokens=5&token_by=norm")
+    assert made["diverse"].reference.endswith("&tokens=5")
+    tokens = {by: encode(encoder, images, tokens=True).tokens for by, encoder in made.items()}
+    assert all(t.shape[0] == 5 for each in tokens.values() for t in each)
+    assert not np.array_equal(tokens["cls"][0], tokens["norm"][0])
+    assert not np.array_equal(tokens["cls"][0], tokens["diverse"][0])
+
+
+def test_projected_tokens(vit: Path, tmp_path: Path) -> None:
+    from pixdex.encoders.tokens import fit_projection
+
+    images = pictures(4)
+    plain = encoders.load(f"hf:{vit}?tokens=16")
+    cells = plain.trunk.forward(np.stack([plain.prepare(p) for p in images])).cells
+    file = tmp_path / "a projection.safetensors"
+    fit_projection(cells, 12).save(file)
+    encoder = encoders.load(f"hf:{vit}?token_projection={file}&token_dim=8&token_bytes=64")
+    assert encoder.token_spec is not None
+    assert (encoder.token_spec.count, encoder.token_spec.dim, encoder.token_spec.max_bytes) == (8, 8, 64)
+    assert encoder.fingerprint == plain.fingerprint
+    ours = encode(encoder, images, tokens=True)
+    assert [(t.shape, t.dtype) for t in ours.tokens or ()] == [((8, 8), np.int8)] * 4
+    again = encoders.load(encoder.reference)
+    assert again.token_spec == encoder.token_spec
+    encoder.save(tmp_path / "saved")
+    file.unlink()
+    loaded = encoders.load(str(tmp_path / "saved"))
+    assert loaded.token_spec == encoder.token_spec
+    for other in (again, loaded):
+        theirs = encode(other, images, tokens=True)
+        assert all(np.array_equal(a, b) for a, b in zip(ours.tokens or (), theirs.tokens or (), strict=True))
+    with pytest.raises(ConfigError, match="not a projection"):
+        encoders.load(encoder.reference)
+    fit_projection(cells[..., :20], 4).save(file)
+    with pytest.raises(ConfigError, match="20 values"):
+        encoders.load(f"hf:{vit}?token_projection={file}")
+
+
+def test_the_runtime_is_no_part_of_an_encoder(vit: Path, tmp_path: Path) -> None:
+    plain, chosen = encoders.load(str(vit)), encoders.load(f"hf:{vit}?runtime=torch")
+    assert chosen.reference == plain.reference
+    assert chosen.fingerprint == plain.fingerprint
+    assert chosen.to_json() == plain.to_json()
+    plain.save(tmp_path / "saved")
+    saved = encoders.load(f"{tmp_path / 'saved'}?runtime=torch")
+    assert saved.reference == str(tmp_path / "saved")
+    images = pictures(2)
+    assert np.array_equal(encode(saved, images).vectors, encode(chosen, images).vectors)
+    for reference in (f"hf:{vit}?runtime=warp", f"{tmp_path / 'saved'}?runtime=warp"):
+        with pytest.raises(ConfigError, match="no runtime 'warp'"):
+            encoders.load(reference)
+
+
+def test_how_much_of_a_picture_an_encoder_needs(vit: Path, cnn: Path, tmp_path: Path) -> None:
+    assert encoders.load(str(vit)).min_side == 64
+    edged = tmp_path / "edged"
+    copy(cnn, edged)
+    values = {**PREPROCESSOR, "size": {"shortest_edge": 40}, "do_center_crop": True, "crop_size": 32}
+    (edged / "preprocessor_config.json").write_bytes(orjson.dumps(values))
+    assert encoders.load(str(edged)).min_side == 80
+    (edged / "preprocessor_config.json").write_bytes(orjson.dumps({**values, "do_resize": False}))
+    assert encoders.load(str(edged)).min_side is None
+
+
 def test_the_fingerprint_tells_what_shapes_a_vector(vit: Path, tmp_path: Path) -> None:
     base = encoders.load(f"hf:{vit}")
     assert encoders.load(base.reference).fingerprint == base.fingerprint
@@ -181,7 +276,7 @@ def test_a_tampered_save_is_refused(vit: Path, tmp_path: Path) -> None:
     for change, reason in [
         ({"pooling": "mean"}, "changed"),
         ({"version": 99}, "newer pixdex"),
-        ({"pooling": "max"}, "cls, mean, gem"),
+        ({"pooling": "max"}, "cls, mean, gem, own"),
     ]:
         file.write_bytes(orjson.dumps({**document, **change}))
         with pytest.raises(ConfigError, match=reason):
@@ -221,6 +316,28 @@ def test_folders_that_are_no_model(vit: Path, tmp_path: Path) -> None:
         encoders.load(str(broken))
 
 
+def test_where_a_folder_says_what_its_input_looks_like(vit: Path, tmp_path: Path) -> None:
+    """In a file of its own, or in that of a processor for pictures and texts; there the part for pictures counts."""
+    folder = tmp_path / "model"
+    copy(vit, folder)
+    expected = encoders.load(str(vit)).fingerprint.parts["preprocessing"]
+    (folder / "processor_config.json").write_bytes(orjson.dumps({"processor_class": "CLIPProcessor"}))
+    assert encoders.load(str(folder)).fingerprint.parts["preprocessing"] == expected
+    (folder / "preprocessor_config.json").write_bytes(orjson.dumps({**PREPROCESSOR, "resample": 2}))
+    nested = {"processor_class": "CLIPProcessor", "image_processor": PREPROCESSOR}
+    (folder / "processor_config.json").write_bytes(orjson.dumps(nested))
+    assert encoders.load(str(folder)).fingerprint.parts["preprocessing"] == expected
+    (folder / "preprocessor_config.json").unlink()
+    assert encoders.load(str(folder)).fingerprint.parts["preprocessing"] == expected
+    for content in (b"{", b"[]"):
+        (folder / "processor_config.json").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"processor_config\.json is not JSON of a preprocessor"):
+            encoders.load(str(folder))
+    (folder / "processor_config.json").write_bytes(b"{}")
+    with pytest.raises(ConfigError, match=r"no preprocessor_config\.json"):
+        encoders.load(str(folder))
+
+
 def test_weights_that_do_not_fit_are_not_made_up(vit: Path, tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
@@ -235,7 +352,22 @@ def test_weights_that_do_not_fit_are_not_made_up(vit: Path, tmp_path: Path) -> N
         encoders.load(str(partial))
 
 
-@pytest.mark.parametrize("options", ["color=1", "p=3", "pooling=max", "tokens=many", "tokens=-1", "pooling=gem&p=0"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "color=1",
+        "p=3",
+        "pooling=max",
+        "tokens=many",
+        "tokens=-1",
+        "pooling=gem&p=0",
+        "token_dim=4",
+        "token_by=chance",
+        "token_bytes=some",
+        "token_projection=absent",
+        "pooling=own",
+    ],
+)
 def test_options_without_a_meaning_are_refused(vit: Path, options: str) -> None:
     with pytest.raises(ConfigError):
         encoders.load(f"hf:{vit}?{options}")
@@ -292,11 +424,21 @@ def test_names() -> None:
         encoders.load("/no/such/folder")
 
 
-def test_importing_encoders_loads_no_library() -> None:
-    code = (
-        "import sys, pixdex.encoders, pixdex.rerankers, pixdex.encoders.port;"
-        "print([m for m in ('torch', 'transformers', 'PIL', 'faiss', 'simplejpeg') if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        (
+            "pixdex.encoders, pixdex.rerankers, pixdex.encoders.port",
+            ("torch", "transformers", "PIL", "faiss", "simplejpeg"),
+        ),
+        (  # an exported encoder is composed without them
+            "pixdex.encoders.compose, pixdex.encoders.text",
+            ("torch", "transformers", "huggingface_hub", "safetensors", "onnxruntime", "openvino", "faiss"),
+        ),
+    ],
+)
+def test_importing_encoders_loads_no_library(modules: str, absent: tuple[str, ...]) -> None:
+    code = f"import sys, {modules}; print([m for m in {absent!r} if m in sys.modules])"
     root = Path(__file__).resolve().parents[3]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.strip() == "[]"
@@ -316,7 +458,7 @@ def test_real_weights_load(name: str, shared: Path) -> None:
 def test_copies_are_found_by_vit_tiny(copies_figures, shared: Path) -> None:
     """The measured figures with a little room: R@1 .91, mAP .817; MaxSim over 64 int8 tokens R@1 .98, mAP .957."""
     pytest.importorskip("torch")
-    first, reranked = copies_figures(encoders.load(str(shared / "models" / "vit-tiny-16-224")))
+    first, reranked = copies_figures(encoders.load(f"{shared / 'models' / 'vit-tiny-16-224'}?runtime=torch"))
     assert first.recall_at_1 == pytest.approx(0.91, abs=0.015)
     assert first.mean_average_precision == pytest.approx(0.8165, abs=0.005)
     assert reranked.recall_at_1 >= 0.97

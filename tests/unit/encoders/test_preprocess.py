@@ -42,8 +42,65 @@ def test_values_are_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (  # of OpenAI's CLIP
+            {"feature_extractor_type": "CLIPFeatureExtractor", "size": 224, "crop_size": 224, "do_center_crop": True},
+            {
+                "shortest_edge": 224,
+                "crop": (224, 224),
+                "resample": "bicubic",
+                "mean": (0.48145466, 0.4578275, 0.40821073),
+            },
+        ),
+        (  # of Microsoft's ResNet
+            {"feature_extractor_type": "ConvNextFeatureExtractor", "crop_pct": 0.875, "size": 224, "resample": 3},
+            {"shortest_edge": 256, "crop": (224, 224), "resample": "bicubic"},
+        ),
+        (  # without its share: that of the class
+            {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 288}},
+            {"shortest_edge": 329, "crop": (288, 288)},
+        ),
+        (
+            {"image_processor_type": "ConvNextImageProcessorFast", "size": 384},
+            {"resize_to": (384, 384), "crop": None, "shortest_edge": None},
+        ),
+        ({"image_processor_type": "ViTImageProcessor", "size": 384}, {"resize_to": (384, 384), "resample": "bilinear"}),
+        ({"image_processor_type": "ViTImageProcessor", "size": [224, 192]}, {"resize_to": (224, 192)}),
+        ({"image_processor_type": "SiglipImageProcessor"}, {"resize_to": (224, 224), "mean": (0.5, 0.5, 0.5)}),
+        ({"image_processor_type": "MobileNetV1ImageProcessor"}, {"shortest_edge": 256, "crop": (224, 224)}),
+        (
+            {"image_processor_type": "DINOv3ViTImageProcessorFast"},
+            {"resize_to": (224, 224), "mean": (0.485, 0.456, 0.406), "resample": "bilinear"},
+        ),
+        (
+            {"image_processor_type": "BitImageProcessor", "do_center_crop": False, "size": {"height": 98, "width": 98}},
+            {"resize_to": (98, 98), "crop": None},
+        ),
+        (  # once by 0.5 in the last step that leads to the classes
+            {"image_processor_type": "EfficientNetImageProcessor"},
+            {"resize_to": (346, 346), "crop": None, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)},
+        ),
+        (
+            {"image_processor_type": "EfficientNetImageProcessor", "rescale_offset": True, "rescale_factor": 1 / 127.5}
+            | {"do_normalize": False, "include_top": False},
+            {"scale": 1 / 127.5, "mean": (1.0, 1.0, 1.0), "std": (1.0, 1.0, 1.0)},
+        ),
+    ],
+)
+def test_files_that_leave_out_what_the_class_knows(values: dict[str, object], expected: dict[str, object]) -> None:
+    read = Preprocess.from_transformers(values)
+    assert {name: getattr(read, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
     "values",
     [
+        {**VIT, "do_pad": True},
+        {**VIT, "do_flip_channel_order": True},
+        {**VIT, "size": [1, 2, 3]},
+        {**VIT, "size": "large"},
+        {**VIT, "image_mean": None},
         {**VIT, "size": {"longest_edge": 224}},
         {**VIT, "size": {"shortest_edge": 224}},
         {**VIT, "image_mean": [0.5]},
@@ -79,6 +136,11 @@ def test_batches_always_have_one_size(shape: tuple[int, int]) -> None:
         fitted = Preprocess.from_transformers(values).fit(picture(*shape))
         assert fitted.shape == (224, 224, 3)
         assert fitted.dtype == np.uint8
+
+
+@pytest.mark.parametrize(("values", "side"), [(VIT, 448), (CROPPED, 512), ({**CROPPED, "do_resize": False}, None)])
+def test_how_much_of_a_picture_is_looked_at(values: dict[str, object], side: int | None) -> None:
+    assert Preprocess.from_transformers(values).min_side == side
 
 
 def test_a_line_of_pixels_is_not_blown_up_to_gigabytes() -> None:

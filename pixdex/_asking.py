@@ -1,0 +1,116 @@
+"""What a search asks for: a picture, a text, a record or a vector, made into a query; and its hits ranked anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pixdex.encoders.port import TextEncoder
+from pixdex.errors import InvalidImage, NotFound, Unsupported
+from pixdex.fields import CONTENT, IMAGE
+from pixdex.filters import F, Filter, Ids
+from pixdex.pictures import as_path, content_hash, load_picture, names_file, path_exists, shown
+from pixdex.rerankers.port import Candidate, Query
+from pixdex.types import Hit, Want
+
+if TYPE_CHECKING:
+    from pixdex.collection import Collection
+    from pixdex.encoders.port import Encoder
+    from pixdex.rerankers.port import Reranker
+
+__all__ = ["Asked", "asked", "asked_in_words", "itself", "reranked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A query ready to run, and what makes the filter that finds itself; asked for seldom, it may read a file."""
+
+    query: Query
+    itself: Callable[[], Filter | None]
+
+
+def asked(query: Any, encoder: Encoder, collection: Collection, *, tokens: bool) -> Asked:
+    """The query that a picture, a float vector ``[dim]`` or an id stands for.
+
+    Raises:
+        NotFound: no such file and no such id.
+        InvalidImage: not a usable picture.
+        Unsupported: a record without an image vector.
+    """
+    if isinstance(query, np.ndarray) and query.dtype != np.uint8:
+        return Asked(Query(query), lambda: None)
+    if isinstance(query, str) and not names_file(query):
+        return _by_id(query, collection, tokens=tokens)
+    path = as_path(query)
+    picture = query if path is None else path
+    if path is not None and not path_exists(path):
+        raise NotFound(f"{path} does not exist")
+    try:
+        pixels, _ = load_picture(picture, min_side=getattr(encoder, "min_side", None))
+    except InvalidImage as error:
+        raise error if path is None else InvalidImage(f"{shown(path)}: {error}") from error
+    features = encoder.encode([encoder.prepare(pixels)], tokens=tokens)
+    return Asked(
+        Query(features.vectors[0], None if features.tokens is None else features.tokens[0]),
+        lambda: F[CONTENT] == content_hash(picture),
+    )
+
+
+def asked_in_words(text: str, encoder: Encoder) -> Asked:
+    """The query that a text stands for.
+
+    Raises:
+        Unsupported: the encoder knows pictures only.
+    """
+    if not isinstance(encoder, TextEncoder):
+        raise Unsupported(
+            f"encoder {encoder.name!r} makes vectors of pictures only: to search by text, make a collection with an "
+            "encoder for both, such as a CLIP or SigLIP model"
+        )
+    return Asked(Query(encoder.encode_text([text])[0]), lambda: None)
+
+
+def _by_id(record: str, collection: Collection, *, tokens: bool) -> Asked:
+    batch = collection.fetch([record], want=Want(payload=False, vectors=(IMAGE,), tokens=tokens))
+    if not len(batch):
+        raise NotFound(f"{record!r} is neither a file nor an id in collection {collection.name!r}")
+    if not batch.present(IMAGE)[0]:
+        raise Unsupported(f"record {record!r} has no image vector to search with")
+    return Asked(Query(batch.vectors[IMAGE][0], (batch.tokens or (None,))[0]), lambda: F.ids([record]))
+
+
+def itself(asked: Asked, collection: Collection) -> Filter | None:
+    """What finds the query itself; None when it is no record.
+
+    Raises:
+        Unsupported: the collection does not know records by their content.
+    """
+    found = asked.itself()
+    if found is not None and not isinstance(found, Ids) and collection.spec.field(CONTENT) is None:
+        raise Unsupported(
+            "exclude_self: another tool made this collection, which knows records by id, not by the content of "
+            "their pictures: search by id, or leave that id out with where="
+        )
+    return found
+
+
+def reranked(query: Query, first: Sequence[Hit], reranker: Reranker, collection: Collection) -> list[Hit]:
+    """The hits with the reranker's scores; those it cannot score keep their order, below."""
+    if reranker.uses_tokens and query.tokens is None:
+        raise Unsupported(f"reranker {reranker.name!r} needs tokens of the query: search by picture")
+    tokens: dict[str, Any] = {}
+    if reranker.uses_tokens and first:
+        batch = collection.fetch([hit.id for hit in first], want=Want(payload=False, tokens=True))
+        tokens = dict(zip(batch.ids, batch.tokens or (None,) * len(batch), strict=True))
+    scores = reranker.rerank(query, [Candidate(hit.id, hit.score, tokens.get(hit.id)) for hit in first])
+    scored, left = [], []
+    for hit, score in zip(first, scores, strict=True):
+        if np.isnan(score):
+            left.append(replace(hit, trace={**hit.trace, "first": hit.score}))
+        else:
+            trace = {**hit.trace, "first": hit.score, reranker.name: float(score)}
+            scored.append(replace(hit, score=float(score), trace=trace))
+    return [*sorted(scored, key=lambda hit: (-hit.score, hit.id)), *left]

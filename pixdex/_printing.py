@@ -1,0 +1,140 @@
+"""How the ``pixdex`` command shows what it found: tables, JSON, pages. Results go to standard output."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pixdex.adopting import Proposal
+    from pixdex.report import Report
+    from pixdex.types import Hit
+
+__all__ = [
+    "console",
+    "one_line",
+    "print_hits",
+    "print_json",
+    "print_proposal",
+    "print_report",
+    "proposed",
+    "write_page",
+]
+
+
+def console(*, err: bool = False) -> Console:
+    """A console for results, or for everything else."""
+    from rich.console import Console
+
+    stream = sys.stderr if err else sys.stdout
+    width = None if stream.isatty() else 1000  # what goes into a file or pipe is not cut
+    return Console(stderr=err, highlight=False, soft_wrap=True, width=width)
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output."""
+    import orjson
+
+    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
+    sys.stdout.flush()
+
+
+def print_hits(hits: Sequence[Hit]) -> None:
+    """A line for each hit."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "score"):
+        table.add_column(heading, justify="right")
+    for heading in ("id", "path"):
+        table.add_column(heading, overflow="fold")
+    for rank, hit in enumerate(hits, 1):
+        path = (hit.payload or {}).get("path", "")
+        table.add_row(str(rank), f"{hit.score:+.3f}", _printable(hit.id), _printable(str(path)))
+    console().print(table if hits else "nothing found")
+
+
+def proposed(proposal: Proposal) -> dict[str, Any]:
+    """A proposal as JSON has it."""
+    import dataclasses
+
+    import orjson
+
+    spec = orjson.loads(proposal.spec.to_json())
+    return {"survey": dataclasses.asdict(proposal.survey), "spec": spec, "notices": list(proposal.notices)}
+
+
+def print_proposal(proposal: Proposal) -> None:
+    """What a collection of another tool would be."""
+    from rich.table import Table
+
+    from pixdex.fields import spelled
+
+    survey = proposal.survey
+    table = Table(box=None, pad_edge=False)
+    for heading in ("theirs", "", "in pixdex", ""):
+        table.add_column(heading, overflow="fold")
+    table.add_row(_printable(survey.key), f"ids, {survey.ids}", "id", "text")
+    for vector in proposal.spec.vectors:
+        theirs = _printable(vector.stored_as or "(unnamed)")
+        table.add_row(theirs, "vector", vector.name, f"{vector.dim} x {vector.metric}, {vector.fingerprint.encoder}")
+    for field in proposal.spec.fields:
+        table.add_row(_printable(field.stored_as or ""), "field", field.name, spelled(field))
+    out = console()
+    out.print(f"[bold]{_printable(proposal.collection)}[/bold]: {survey.count} records")
+    out.print(table)
+    for notice in proposal.notices:
+        out.print(f"note: {_printable(notice)}")
+
+
+def print_report(report: Report, *, as_json: bool) -> None:
+    """What became of the pictures, on standard error; as JSON on standard output."""
+    import dataclasses
+
+    if as_json:
+        print_json(dataclasses.asdict(report))
+        return
+    out = console(err=True)
+    for notice in report.notices:
+        out.print(f"note: {_printable(notice)}")
+    for row in report.quarantined:
+        out.print(f"[red]unusable[/red] {_printable(row.path)}: {_printable(row.reason)}")
+    parts = [f"{report.added} added", f"{report.reused} reused", f"{report.unchanged} unchanged"]
+    parts += [f"{report.ignored} other files ignored"] if report.ignored else []
+    parts += [f"{len(report.quarantined)} unusable"] if report.quarantined else []
+    out.print(f"{', '.join(parts)} in {report.seconds:.1f} s")
+
+
+def _printable(text: str) -> str:
+    """Markup for ``text`` on one line: names of files may hold newlines and orders to the terminal."""
+    from rich.markup import escape
+
+    return escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+
+
+def write_page(target: Path, asked: str, picture: Path | None, hits: Sequence[Hit]) -> None:
+    """A page of thumbnails: the picture that was asked for, or the words or id, and what was found."""
+    from pixdex._html import page
+    from pixdex.errors import ConfigError
+    from pixdex.pictures import shown
+
+    title = asked if picture is None else shown(Path(picture.name))
+    text = page(f"Pictures like {title}", f"{len(hits)} hits", [("hits", picture, hits)])
+    try:
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--html {target}: cannot be written ({error.strerror}): choose another file") from error
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error."""
+    from pixdex.errors import InvalidFilter
+
+    text = str(error)
+    if isinstance(error, InvalidFilter):  # what follows points at the place, which it names already
+        text = text.partition("\n")[0]
+    return " ".join(text.split())

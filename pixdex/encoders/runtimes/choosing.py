@@ -1,0 +1,207 @@
+"""``auto``: measures runtimes on a network, keeps those within the tolerance, takes the fastest, remembers it."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pixdex.encoders._digest import digest_of
+from pixdex.encoders.backbones import Activations
+from pixdex.encoders.runtimes import TOLERANCE, cache
+from pixdex.encoders.runtimes.port import Runtime, threads
+from pixdex.encoders.runtimes.probes import probes, worst_cosine
+from pixdex.errors import PixdexError
+
+__all__ = ["bfloat16_pays", "choose"]
+
+_log = logging.getLogger("pixdex.encoders.runtimes")
+
+_VERSION = 1
+_PROBES = 8
+_SIZES = (4, 8, 16)
+"""Batches that are tried for the fastest runtime."""
+_HOPELESS = 3.0
+"""A runtime that takes so many times as long as the reference for its first pictures is given up."""
+_GAIN = 1.05
+"""So much faster a runtime must be to be taken instead of the reference, which needs nothing else installed."""
+_PACKAGES = ("torch", "onnxruntime", "openvino", "transformers")
+
+_FASTER_THAN_DECODING = 500.0
+"""Pictures a second of a network that nobody waits for."""
+_ROUNDS = 3
+
+Makers = Mapping[str, Callable[[], Runtime]]
+_Name = TypeVar("_Name", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    runtime: Runtime
+    rates: Mapping[str, float]
+    """Pictures a second of each runtime that was measured."""
+
+
+def choose(makers: Makers, *, reference: str, network: str, size: tuple[int, int]) -> Runtime:
+    """The fastest of ``makers`` that keeps the tolerance to ``reference``; the one remembered where there is one.
+
+    A runtime that cannot be made, or fails, is left out, save the reference. Where the reference is faster than
+    pictures can be decoded, nothing else is tried.
+
+    Raises:
+        PixdexError: the reference cannot be made.
+    """
+    key = _key(makers, network)
+    known = _remembered(makers, key)
+    if known is not None:
+        return known
+    usual = makers[reference]()
+    if len(makers) == 1:
+        return usual
+    pictures = probes(size, _PROBES)
+    usual.forward(pictures)
+    if _rate(usual, pictures) > _FASTER_THAN_DECODING:
+        return usual
+    choice = _measure(makers, usual, pictures)
+    _keep(key, choice)
+    return choice.runtime
+
+
+def bfloat16_pays() -> bool:
+    """Whether a matrix product in bfloat16 is faster than in float32: without the instructions it is emulated."""
+    import torch
+
+    def duration(dtype: torch.dtype) -> float:
+        matrix = torch.ones(256, 256, dtype=dtype)
+        return min(_timed(lambda: matrix @ matrix) for _ in range(3))
+
+    with torch.inference_mode():
+        return duration(torch.bfloat16) < duration(torch.float32)
+
+
+def _remembered(makers: Makers, key: str) -> Runtime | None:
+    values = cache.recall(key) or {}
+    name, size = values.get("runtime"), values.get("batch_size")
+    if not isinstance(name, str) or name not in makers or not isinstance(size, int) or size < 1:
+        return None
+    try:
+        return _with_batch(makers[name](), size)
+    except PixdexError as error:  # its graph is gone, say: measured anew
+        _log.info("runtime %s was remembered and cannot be used: %s", name, error)
+        return None
+
+
+def _keep(key: str, choice: _Choice) -> None:
+    rates = {name: round(rate, 2) for name, rate in choice.rates.items()}
+    chosen = choice.runtime
+    values = {"runtime": chosen.name, "batch_size": chosen.batch_size, "pictures_per_second": rates}
+    kept = cache.remember(key, values)
+    _log.info(
+        "runtime %s, %d pictures at a time (pictures a second: %s); %s",
+        chosen.name,
+        chosen.batch_size,
+        ", ".join(f"{name} {rate:g}" for name, rate in rates.items()),
+        f"remembered in {cache.folder()}" if kept else f"not remembered: {cache.folder()} cannot be written to",
+    )
+
+
+def _measure(makers: Makers, usual: Runtime, pictures: NDArray[np.uint8]) -> _Choice:
+    usable = {usual.name: usual, **_usable(makers, usual, pictures)}
+    rates = _rates(usable, pictures)
+    best = max(rates, key=lambda name: rates[name])
+    chosen = usable[best] if rates[best] > _GAIN * rates[usual.name] else usual
+    graph = getattr(chosen, "graph", None)
+    if graph is None or graph.batch is None:  # else the graph says how many
+        pictures = np.resize(pictures, (max(_SIZES), *pictures.shape[1:]))
+        by_size = _rates({size: _with_batch(chosen, size) for size in {*_SIZES, chosen.batch_size}}, pictures)
+        chosen = _with_batch(chosen, max(by_size, key=lambda size: by_size[size]))
+    return _Choice(chosen, rates)
+
+
+def _usable(makers: Makers, usual: Runtime, pictures: NDArray[np.uint8]) -> dict[str, Runtime]:
+    """Those besides the reference that work, are not slower by far, and keep the tolerance."""
+    truth = usual.forward(pictures)
+    hopeless = _HOPELESS * _timed(lambda: usual.forward(pictures[:1]))
+    found = {}
+    for name in makers:
+        if name == usual.name:
+            continue
+        try:
+            runtime = makers[name]()
+            why_not = _objection(runtime, truth, pictures, hopeless=hopeless)
+        except Exception as error:  # noqa: BLE001 - another package that fails must not cost the work
+            why_not = str(error)
+        if why_not is None:
+            found[name] = runtime
+        else:
+            _log.info("runtime %s is left out: %s", name, why_not)
+    return found
+
+
+def _objection(runtime: Runtime, truth: Activations, pictures: NDArray[np.uint8], *, hopeless: float) -> str | None:
+    runtime.forward(pictures[:1])  # some prepare themselves in the first call
+    duration = _timed(lambda: runtime.forward(pictures[:1]))
+    if duration > hopeless:
+        return f"{duration:.3g} s a picture"
+    agreement = worst_cosine(truth, runtime.forward(pictures))
+    return None if agreement >= TOLERANCE else f"a cosine of {agreement:.5f} to float32"
+
+
+def _with_batch(runtime: Runtime, size: int) -> Runtime:
+    return runtime if runtime.batch_size == size else replace(cast("Any", runtime), batch_size=size)
+
+
+def _rates(runtimes: Mapping[_Name, Runtime], pictures: NDArray[np.uint8]) -> dict[_Name, float]:
+    """Pictures a second. In turns, so that what else the machine does hits all of them."""
+    best = dict.fromkeys(runtimes, 0.0)
+    for _ in range(_ROUNDS):
+        for name, runtime in runtimes.items():
+            best[name] = max(best[name], _rate(runtime, pictures))
+    return best
+
+
+def _rate(runtime: Runtime, pictures: NDArray[np.uint8]) -> float:
+    return len(pictures) / _timed(lambda: runtime.forward(pictures))
+
+
+def _timed(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def _key(makers: Makers, network: str) -> str:
+    """What a measurement holds for: this network, on this processor, with these packages."""
+    return digest_of(
+        {
+            "version": _VERSION,
+            "network": network,
+            "candidates": list(makers),
+            "processor": _processor(),
+            "threads": threads(),
+            "packages": {name: _version(name) for name in _PACKAGES},
+        }
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    return (
+        next((line for line in lines if line.startswith("model name")), "") + platform.machine() + platform.processor()
+    )

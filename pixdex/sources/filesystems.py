@@ -1,0 +1,145 @@
+"""Pictures on the file systems that fsspec knows: ``s3://``, ``gs://``, ``az://`` and many more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pixdex.encoders import images
+from pixdex.errors import ConfigError, InvalidImage, MissingDependency
+from pixdex.pictures import Item, Readable, Refused, path_id, picture_name, shown
+from pixdex.sources.port import Options, Origin, Plain
+from pixdex.types import MAX_TEXT_BYTES, Payload, Spec
+
+__all__ = ["Tree", "file_at"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tree(Plain):
+    """What lies under an address: a folder with all below it, or one file. Ids are ``<its last part>/<path below>``.
+
+    Accounts come from where the package behind the scheme looks for them: environment, configuration files.
+    """
+
+    address: str
+    options: Options
+
+    @property
+    def origin(self) -> Origin:
+        place = self.address.rstrip("/")
+        system, path = _opened(self.address)
+        if system.isfile(path):
+            place = place.rpartition("/")[0]
+        name = self.options.source or place.rpartition("/")[2] or place.partition(":")[0]
+        if "/" in name:
+            raise ConfigError(f"source {name!r}: a name without '/', or ids of two sources could be the same")
+        return Origin(name, place)
+
+    @property
+    def single(self) -> bool:
+        system, path = _opened(self.address)
+        return bool(system.isfile(path))
+
+    def check(self) -> None:
+        system, path = _opened(self.address)
+        try:
+            there = system.exists(path)
+        except Exception as error:  # any package raises its own
+            raise ConfigError(f"{self.address} cannot be listed: {_said(error)}") from error
+        if not there:
+            raise ConfigError(f"{self.address} does not exist")
+        if not any(self._items("")):
+            raise ConfigError(f"no pictures in {self.address}")
+
+    def items(self, spec: Spec) -> Iterator[Item | None]:
+        del spec
+        return self._items(self.origin.name)
+
+    def _items(self, source: str) -> Iterator[Item | None]:
+        system, path = _opened(self.address)
+        if system.isfile(path):
+            yield _item(system, path, path_id(source, path.rpartition("/")[2]), system.info(path))
+            return
+        base = path.rstrip("/") + "/"
+        for file, facts in _files(system, path):
+            if isinstance(facts, Refused):
+                yield Item(None, facts)
+            elif picture_name(file):
+                yield _item(system, file, path_id(source, file.removeprefix(base)), facts)
+            else:
+                yield None
+
+
+def _files(system: Any, root: str) -> Iterator[tuple[str, dict[str, Any] | Refused]]:
+    """Every file below a folder and what is known of it, in the order of their paths; folders that cannot be listed."""
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            entries = sorted(system.ls(folder, detail=True), key=lambda entry: str(entry["name"]))
+        except Exception as error:  # noqa: BLE001 - any package raises its own
+            yield folder, Refused(shown(system.unstrip_protocol(folder)), f"cannot be listed: {_said(error)}")
+            continue
+        own = folder.rstrip("/")
+        below = [(str(entry["name"]).rstrip("/"), entry) for entry in entries]
+        waiting.extend(name for name, entry in reversed(below) if entry["type"] == "directory" and name != own)
+        yield from ((name, entry) for name, entry in below if entry["type"] != "directory")
+
+
+def file_at(address: str) -> Readable:
+    """The picture at an address.
+
+    Raises:
+        MissingDependency: fsspec is not installed.
+        ConfigError: the package behind the scheme is not installed, or there is no such scheme.
+    """
+    system, path = _opened(address)
+    return _File(system, path, shown(address))
+
+
+def _item(system: Any, path: str, record: str, facts: dict[str, Any]) -> Item:
+    address = shown(system.unstrip_protocol(path))
+    payload: Payload = {"path": address} if len(address.encode()) <= MAX_TEXT_BYTES else {}
+    limit, size = images.Limits().max_bytes, facts.get("size") or 0
+    if size > limit:
+        return Item(record, Refused(address, f"{size} bytes, the limit is {limit}"), payload)
+    return Item(record, _File(system, path, address), payload)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    system: Any
+    path: str
+    label: str
+
+    def read(self) -> bytes:
+        limit = images.Limits().max_bytes
+        try:
+            data: bytes = self.system.cat_file(self.path, start=0, end=limit + 1)
+        except Exception as error:  # any package raises its own
+            raise InvalidImage(f"cannot be read: {_said(error)}") from error
+        if len(data) > limit:
+            raise InvalidImage(f"more than {limit} bytes, the limit")
+        return data
+
+
+def _opened(address: str) -> tuple[Any, str]:
+    """The file system of an address, which fsspec keeps for the next time, and the path on it."""
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError:
+        raise MissingDependency("fsspec", "fsspec") from None
+    if "::" in address:
+        raise ConfigError(f"{address}: one address within another is not followed")
+    try:
+        system, path = url_to_fs(address)
+    except (ImportError, ValueError) as error:  # the package of the scheme is missing; there is no such scheme
+        raise ConfigError(f"{address}: {error}") from error
+    return system, str(path)
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file or directory"
+    return " ".join(str(error).split()) or type(error).__name__

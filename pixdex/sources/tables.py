@@ -1,0 +1,189 @@
+"""Pictures that a table names, with the other columns as their fields."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pixdex._records import check_ids, checked
+from pixdex.errors import ConfigError, InvalidRecord, nearest
+from pixdex.fields import AUTOMATIC_NAMES
+from pixdex.pictures import Item, Picture, Refused, path_id, shown, source_of, text_id
+from pixdex.sources._rows import Cells, Rows, by_look, is_table, rows_of
+from pixdex.sources.addresses import Addresses, scheme_of
+from pixdex.sources.port import Origin
+from pixdex.types import MAX_TEXT_BYTES, Batch, Field, Kind, Payload, Spec
+
+__all__ = ["COLUMNS", "Table", "is_table"]
+
+COLUMNS = ("path", "file", "filename", "image", "url")
+"""Names of the column that names the pictures, where nobody says which it is; in any case, the first that is there."""
+_ID = "id"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A list of paths, a CSV, a file of JSON lines or a Parquet file.
+
+    Paths are relative to the folder of the table. A column ``id`` gives ids; without one they are
+    ``<name of that folder>/<path as written>``, or the address. All other columns are fields: read as the kind that is
+    declared, absent where a cell is empty.
+    """
+
+    path: Path
+    addresses: Addresses
+    rows: Rows = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", rows_of(self.path))
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(*source_of(self.path.parent, self.addresses.options.source))
+
+    @property
+    def single(self) -> bool:
+        return False
+
+    def check(self) -> None:
+        try:
+            if not any(True for _ in self.rows.rows()):
+                raise ConfigError(f"{self.path} is empty")
+            _ = self._column
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be read: {error.strerror or error}") from error
+
+    @cached_property
+    def _columns(self) -> Sequence[str]:
+        return self.rows.columns()
+
+    @cached_property
+    def _column(self) -> str:
+        """The column that names the pictures."""
+        asked = self.addresses.options.column
+        if asked is not None:
+            if asked not in self._columns:
+                raise ConfigError(f"{self.path}: there is no column {asked!r}{nearest(asked, self._columns)}")
+            return asked
+        folded = {name.casefold(): name for name in reversed(self._columns)}
+        found = next((folded[name] for name in COLUMNS if name in folded), None)
+        if found is None:
+            known = ", ".join(self._columns) or "none"
+            raise ConfigError(f"{self.path}: say with column= which column names the pictures (there are: {known})")
+        return found
+
+    @cached_property
+    def _fields(self) -> Sequence[str]:
+        """The columns that become fields."""
+        taken = AUTOMATIC_NAMES | {self._column, _ID, ""}
+        return [name for name in self._columns if name not in taken and not name.startswith("_")]
+
+    def suggested(self) -> Sequence[Field]:
+        names = [name for name in self._fields if _can_be_declared(name)]
+        return list(self.rows.kinds(names).values()) if names else ()
+
+    def notices(self) -> Sequence[str]:
+        left_out = [name for name in self._columns if name and name not in {*self._fields, self._column, _ID}]
+        return [f"column {name!r} is left out: a field of that name is filled by pixdex" for name in left_out]
+
+    def items(self, spec: Spec) -> Iterator[Item | None]:
+        source, declared = self.origin.name, {f.name: f for f in spec.fields}
+        try:
+            for number, cells in self.rows.rows():
+                yield self._item_or_row(f"{shown(self.path)}:{number}", cells, source, declared, spec)
+        except OSError as error:
+            yield Item(None, Refused(shown(self.path), f"the table cannot be read further: {error.strerror or error}"))
+
+    def _item_or_row(
+        self, label: str, cells: Cells | str, source: str, declared: Mapping[str, Field], spec: Spec
+    ) -> Item:
+        """The picture of a row, or one that says why there is none."""
+        if isinstance(cells, str):
+            return Item(None, Refused(label, cells))
+        try:
+            return self._item(cells, source, declared, spec)
+        except ValueError as error:  # among them InvalidRecord, and ConfigError of an address
+            return Item(None, Refused(label, str(error).removeprefix("record 'row': ")))
+
+    def _item(self, cells: Cells, source: str, declared: Mapping[str, Field], spec: Spec) -> Item:
+        """The picture of a row. Raises InvalidRecord for one that cannot be kept."""
+        named = cells.get(self._column)
+        if not isinstance(named, str) or not named.strip():
+            raise InvalidRecord(f"{self._column!r} names no picture" + ("" if named is None else f": {named!r:.80}"))
+        picture, record, automatic = self._picture(named.strip(), source)
+        payload = {name: cells[name] for name in self._fields if name in cells}
+        if self.rows.as_text:
+            payload = {name: _read(text, declared.get(name)) for name, text in payload.items()}
+        own = cells.get(_ID)
+        record = record if own is None else str(own)
+        kept = (checked(Batch(("row",), payloads=(payload,)), spec).payloads or ())[0]
+        check_ids([record])
+        return Item(record, picture, {**automatic, **kept})
+
+    def _picture(self, named: str, source: str) -> tuple[Picture, str, Payload]:
+        """What a cell names, its id, and what is known of it."""
+        if scheme_of(named) is not None:
+            picture = self.addresses.named(named)
+            known = len(shown(named).encode()) <= MAX_TEXT_BYTES and not isinstance(picture, Path)
+            return picture, text_id(named), {"path": shown(named)} if known else {}
+        path = Path(named)
+        relative = os.path.relpath(path, self.path.parent.absolute()) if self._is_below(path) else path.as_posix()
+        return self.path.parent / path, path_id(source, Path(relative).as_posix()), {}
+
+    def _is_below(self, path: Path) -> bool:
+        return path.is_absolute() and path.is_relative_to(self.path.parent.absolute())
+
+
+def _can_be_declared(name: str) -> bool:
+    from pixdex._names import check_field
+
+    try:
+        check_field(name)
+    except ConfigError:
+        return False
+    return True
+
+
+def _read(text: str, declared: Field | None) -> Any:
+    """A cell of text as the kind that is declared.
+
+    Raises:
+        InvalidRecord: it cannot be read so.
+    """
+    text = shown(text)
+    if declared is None:
+        return by_look(text)
+    try:
+        if declared.many:
+            return _json(text) if text.startswith("[") else [_scalar(text.strip(), declared.kind)]
+        return _scalar(text if declared.kind is Kind.TEXT else text.strip(), declared.kind)
+    except ValueError:
+        raise InvalidRecord(f"field {declared.name!r} is declared {declared.kind}, got {text!r:.80}") from None
+
+
+_TRUTHS: Mapping[str, bool] = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def _scalar(text: str, kind: Kind) -> Any:
+    """Raises ValueError for text that is not of the kind; what is left of times is checked with all other values."""
+    if kind is Kind.INT:
+        return int(text)
+    if kind is Kind.FLOAT:
+        return float(text)
+    if kind is Kind.BOOL:
+        if text.casefold() not in _TRUTHS:
+            raise ValueError(text)
+        return _TRUTHS[text.casefold()]
+    if kind is Kind.GEO:
+        return _json(text) if text.startswith(("[", "{")) else [float(part) for part in text.split(",")]
+    return text
+
+
+def _json(text: str) -> Any:
+    return orjson.loads(text)
