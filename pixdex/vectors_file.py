@@ -95,11 +95,15 @@ class Writer:
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         except OSError as error:
             raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
-        self._file = os.fdopen(handle, "wb")
         self._partial = Path(name)
-        self._parquet = parquet.ParquetWriter(
-            self._file, self._schema, compression="zstd", use_dictionary=["status", "reason"]
-        )
+        try:
+            self._file = os.fdopen(handle, "wb")
+            self._parquet = parquet.ParquetWriter(
+                self._file, self._schema, compression="zstd", use_dictionary=["status", "reason"]
+            )
+        except BaseException:  # stopped before there is something to close
+            self._partial.unlink(missing_ok=True)
+            raise
 
     def __enter__(self) -> Self:
         return self

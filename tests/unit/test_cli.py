@@ -204,6 +204,7 @@ def test_ctrl_c_while_encoding_leaves_no_file(tmp_path):
     waited = time.monotonic() + 40
     while time.monotonic() < waited and encoding.poll() is None and not list(tmp_path.glob(".v.parquet*")):
         time.sleep(0.05)
+    time.sleep(0.3)  # into the pictures
     encoding.send_signal(signal.SIGINT)
     out, err = encoding.communicate(timeout=30)
     assert encoding.returncode == 130, err
