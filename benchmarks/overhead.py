@@ -28,7 +28,7 @@ from pixdex.errors import MissingDependency
 from pixdex.types import Batch, Field, Fingerprint, Kind, Spec, Vector
 
 K, DIM, BATCH = 10, 128, 500
-SEARCHES, UPSERTS, QUICK_SEARCHES, QUICK_UPSERTS = 1_000, 60, 200, 4
+SEARCHES, UPSERTS, QUICK_SEARCHES, QUICK_UPSERTS = 1_000, 32, 200, 4
 MOST_US, MOST_PERCENT = 60.0, 5.0
 SPEC = Spec(
     vectors=(Vector(dim=DIM, fingerprint=Fingerprint(encoder="random", digest="5eed5eed")),),
