@@ -7,7 +7,6 @@ count and by bytes.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 
 from pixdex._crew import Crew, Job
 from pixdex._decoding import PATIENCE, Decoders, Load, Loaded
+from pixdex._machine import cores
 from pixdex.errors import InvalidImage
 from pixdex.pictures import Item, Readable, load_picture
 from pixdex.report import Quarantined, Tally
@@ -95,7 +95,7 @@ class Encoding:
         self._encoder, self._vector, self._tokens = encoder, vector, tokens
         self._patience = patience
         self._decoders = Decoders(_loader(encoder), patience=patience)
-        self._threads = threads or min(8, _cores())
+        self._threads = threads or min(8, cores())
         self._crew = Crew("pixdex-decode", self._threads)
         self._changed = threading.Condition()
         self._submitted: deque[tuple[_Group, Item]] = deque()
@@ -264,8 +264,3 @@ def _loader(encoder: Encoder) -> Load:
     """``load_picture`` at the size that the encoder needs."""
     min_side = getattr(encoder, "min_side", None)
     return load_picture if min_side is None else partial(load_picture, min_side=min_side)
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,7 +14,7 @@ from typing import Any
 from pixdex.errors import InvalidRecord
 from pixdex.types import MAX_ID_BYTES, MAX_INT, MAX_TEXT_BYTES, Batch, Field, Kind, Payload, Spec, python_scalar
 
-__all__ = ["check_ids", "checked", "coerce", "conversions", "show", "with_revs"]
+__all__ = ["check_ids", "checked", "coerce", "conversions", "holds", "show", "with_revs"]
 
 _MAX_DEPTH = 50
 
@@ -277,6 +277,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def holds(stored: Payload, wanted: Payload, spec: Spec) -> bool:
+    """Whether a record's payload has all of another one; values of declared fields compare in their canonical form."""
+    return all(key in stored and _alike(spec.field(key), stored[key], value) for key, value in wanted.items())
+
+
+def _alike(field: Field | None, one: Any, other: Any) -> bool:
+    return bool(one == other if field is None else coerce(field, one) == coerce(field, other))
+
+
 # --- the way back -----------------------------------------------------------------------------------
 
 
@@ -299,8 +308,6 @@ def show(payloads: Iterable[Payload], converted: Conversions) -> None:
     for payload in payloads:
         seen: dict[str, Any] = payload  # type: ignore[assignment]  # a dict at the port
         seen.pop("_rev", None)  # no other key of ours starts with an underscore
-        if not converted:
-            continue
         for name, many, read in converted:
             value = seen.get(name)
             if value is not None:

@@ -70,8 +70,9 @@ def checked_vectors(
         needed = zero if present is None else zero & present
         _refuse_rows(needed, f"vector {vector.name!r} is zero, which has no cosine", ids)
         squares[zero] = 1.0
-        if np.abs(squares - 1.0).max(initial=0.0) > _ROUNDING:
-            matrix = (wide / np.sqrt(squares)[:, None]).astype(np.float32)
+        far = np.abs(squares - 1.0) > _ROUNDING  # row by row: what is stored must not depend on who else is in a batch
+        if far.any():
+            matrix[far] = wide[far] / np.sqrt(squares[far])[:, None]
     if vector.dtype == "float16" and ids is not None:
         with np.errstate(over="ignore"):
             matrix = matrix.astype(np.float16).astype(np.float32)

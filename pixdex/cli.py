@@ -460,20 +460,10 @@ def _encoded(pictures: Sequence[str]) -> list[str]:
 
 
 def _loaded(url: str, files: Sequence[str]) -> Report:
-    from dataclasses import replace
-
+    from pixdex.report import Report
     from pixdex.transfer import load
 
-    reports = [load(url, file) for file in files]
-    last = reports[-1]
-    return replace(
-        last,
-        added=sum(report.added for report in reports),
-        unchanged=sum(report.unchanged for report in reports),
-        quarantined=tuple(row for report in reports for row in report.quarantined),
-        notices=tuple(dict.fromkeys(notice for report in reports for notice in report.notices)),
-        seconds=sum(report.seconds for report in reports),
-    )
+    return Report.together([load(url, file) for file in files])
 
 
 def _report(report: Report, *, as_json: bool) -> None:

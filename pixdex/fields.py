@@ -8,9 +8,19 @@ from datetime import datetime
 from typing import Any
 
 from pixdex.errors import ConfigError
-from pixdex.types import Field, Kind, python_scalar
+from pixdex.types import Field, Kind, Payload, python_scalar
 
-__all__ = ["AUTOMATIC", "AUTOMATIC_NAMES", "CONTENT", "IMAGE", "check_user_fields", "declared", "infer", "spelled"]
+__all__ = [
+    "AUTOMATIC",
+    "AUTOMATIC_NAMES",
+    "CONTENT",
+    "IMAGE",
+    "check_user_fields",
+    "declared",
+    "infer",
+    "spelled",
+    "users_own",
+]
 
 IMAGE = "image"
 """The vector of pictures."""
@@ -87,3 +97,8 @@ def check_user_fields(fields: Mapping[str, Any]) -> None:
     taken = AUTOMATIC_NAMES & fields.keys()
     if taken:
         raise ConfigError(f"field {min(taken)!r} is filled by pixdex: use another name")
+
+
+def users_own(payload: Payload) -> Payload:
+    """What of a payload pixdex does not fill itself."""
+    return {key: value for key, value in payload.items() if key not in AUTOMATIC_NAMES}

@@ -292,13 +292,12 @@ class ImageIndex:
 
     def _ready(self, fields: Mapping[str, Any], known: Sequence[Source], *, tokens: bool | None) -> list[str]:
         """Make the collection when there is none; say in sentences what was decided."""
-        said = [notice for source in known for notice in source.notices()]
+        notices = [notice for source in known for notice in source.notices()]
         collection = self._existing()
         if collection is None:
-            return said + self._create(fields, known, tokens=self._tokens if tokens is None else tokens)
+            return notices + self._create(fields, known, tokens=self._tokens if tokens is None else tokens)
         if tokens and collection.spec.tokens is None:
             raise Unsupported("this collection keeps no tokens: make a new one with tokens=True and add again")
-        notices = said
         missing = tuple(f for f in AUTOMATIC if collection.spec.field(f.name) is None)
         if missing:  # made by hand, from vectors
             collection.alter(fields=missing)

@@ -28,13 +28,13 @@ import numpy as np
 from pixdex._crew import Crew, Job
 from pixdex._decoding import PATIENCE
 from pixdex._encoding import Encoded, Encoding
-from pixdex._records import coerce
+from pixdex._records import holds
 from pixdex.errors import InvalidImage
-from pixdex.fields import AUTOMATIC_NAMES, CONTENT
+from pixdex.fields import AUTOMATIC_NAMES, CONTENT, users_own
 from pixdex.filters import F
-from pixdex.pictures import Item, Readable, content_hash, shown
+from pixdex.pictures import Item, Readable, content_hash, place_of, shown
 from pixdex.report import Progress, Report, Tally
-from pixdex.types import MAX_TEXT_BYTES, Batch, Payload, Want
+from pixdex.types import Batch, Payload, Want
 
 if TYPE_CHECKING:
     from typing import Self
@@ -317,9 +317,7 @@ class _Pipeline:
                 continue
             payload = {**item.payload, CONTENT: content}
             if isinstance(item.picture, Path):
-                path = shown(item.picture.absolute())
-                if len(path.encode()) <= MAX_TEXT_BYTES:  # escapes may make a long path longer than a field
-                    payload["path"] = path
+                payload |= place_of(shown(item.picture.absolute()))
             record = item.id or content
             if record in seen:
                 tally.unchanged += 1
@@ -350,20 +348,14 @@ class _Pipeline:
             elif self._holds(stored, row, one.payload):
                 tally.unchanged += 1
             else:
-                before = (stored.payloads or ())[row]
-                kept = {key: value for key, value in before.items() if key not in AUTOMATIC_NAMES}
+                kept = users_own((stored.payloads or ())[row])
                 changed.append(replace(one, payload={**kept, **one.payload}))
         return changed
 
     def _holds(self, stored: Batch, row: int, payload: Payload) -> bool:
         if self._tokens and (stored.tokens is None or stored.tokens[row] is None):
             return False
-        there = stored.payloads[row] if stored.payloads is not None else {}
-        return all(key in there and self._same(key, there[key], value) for key, value in payload.items())
-
-    def _same(self, key: str, stored: Any, given: Any) -> bool:
-        declared = self._collection.spec.field(key)
-        return bool(stored == given if declared is None else coerce(declared, stored) == coerce(declared, given))
+        return holds((stored.payloads or ())[row], payload, self._collection.spec)
 
     def _own(self, seen: Sequence[_Seen]) -> dict[str, Batch]:
         """Id -> the record of that id, where it has the same content and all that is needed."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from pixdex.encoders import images
 from pixdex.errors import ConfigError, InvalidImage
-from pixdex.types import MAX_ID_BYTES, Payload
+from pixdex.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Payload
 
 if TYPE_CHECKING:
     from pixdex.encoders.port import Pixels
@@ -39,6 +39,7 @@ __all__ = [
     "path_exists",
     "path_id",
     "picture_name",
+    "place_of",
     "root_of",
     "several",
     "shown",
@@ -270,6 +271,11 @@ def shown(path: Path | str) -> str:
 
 
 # --- looking at one picture -------------------------------------------------------------------------
+
+
+def place_of(text: str) -> Payload:
+    """The field that says where a picture lies; none where a field could not hold it."""
+    return {"path": text} if len(text.encode()) <= MAX_TEXT_BYTES else {}
 
 
 def content_hash(picture: Picture) -> str:

@@ -40,6 +40,19 @@ class Report:
     notices: tuple[str, ...] = ()
     seconds: float = 0.0
 
+    @classmethod
+    def together(cls, reports: Sequence[Report]) -> Report:
+        """Several reports as one; what they all say is said once."""
+        return cls(
+            added=sum(report.added for report in reports),
+            reused=sum(report.reused for report in reports),
+            unchanged=sum(report.unchanged for report in reports),
+            ignored=sum(report.ignored for report in reports),
+            quarantined=tuple(row for report in reports for row in report.quarantined),
+            notices=tuple(dict.fromkeys(notice for report in reports for notice in report.notices)),
+            seconds=sum(report.seconds for report in reports),
+        )
+
     @property
     def seen(self) -> int:
         """Pictures looked at."""

@@ -17,12 +17,12 @@ import numpy as np
 from pixdex import encoders
 from pixdex._names import check_collection
 from pixdex._progress import following
-from pixdex._records import coerce
+from pixdex._records import coerce, holds
 from pixdex.collection import Collection
 from pixdex.connectors import connect
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.errors import ConfigError, InvalidRecord, NotFound
-from pixdex.fields import AUTOMATIC_NAMES, IMAGE, spelled
+from pixdex.fields import AUTOMATIC_NAMES, IMAGE, spelled, users_own
 from pixdex.index import DEFAULT_ENCODER, ImageIndex, declared_fields
 from pixdex.report import Progress, Report, Tally
 from pixdex.types import Batch, Field, Payload, Source, Spec, Vector, Want
@@ -243,19 +243,14 @@ class _Loading:
                 continue
             old = {} if before is None else (there.payloads or ())[before]
             changed.append(row)
-            payloads.append({**{key: old[key] for key in old if key not in AUTOMATIC_NAMES}, **payload})
+            payloads.append({**users_own(old), **payload})
         fresh = replace(batch.take(changed), payloads=tuple(payloads))
         return _with_others(fresh, there, others) if others else fresh
 
     def _holds(self, there: Batch, row: int, payload: Payload) -> bool:
         if not there.present(IMAGE)[row] or (self._tokens and (there.tokens or ())[row] is None):
             return False
-        stored = (there.payloads or ())[row]
-        return all(key in stored and self._same(key, stored[key], value) for key, value in payload.items())
-
-    def _same(self, key: str, stored: Any, given: Any) -> bool:
-        field = self._collection.spec.field(key)
-        return bool(stored == given if field is None else coerce(field, stored) == coerce(field, given))
+        return holds((there.payloads or ())[row], payload, self._collection.spec)
 
 
 def _last_of_each(batch: Batch) -> Batch:

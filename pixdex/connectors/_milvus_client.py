@@ -133,7 +133,7 @@ class Store:
         if self._closer is not None:
             self._closer()
 
-    def told(self, error: Exception, name: str) -> errors.PixdexError | None:
+    def told(self, name: str, error: Exception) -> errors.PixdexError | None:
         """What a call raised, as a pixdex error. One that may come of an old Spec makes the store forget it."""
         found = told(error, name, self.place)
         if isinstance(found or error, errors.FingerprintMismatch | errors.NotFound):

@@ -137,7 +137,7 @@ class Store:
         """Close the client."""
         self.client.close()
 
-    def told(self, error: Exception, _name: str) -> errors.PixdexError | None:
+    def told(self, error: Exception) -> errors.PixdexError | None:
         """What a call raised, as a pixdex error. One that may come of an old Spec makes the store forget it."""
         found = told(error, self.place)
         if isinstance(found or error, errors.FingerprintMismatch | errors.NotFound):

@@ -39,22 +39,18 @@ class Lease(Generic[T]):
 
 
 class Use(Generic[T]):
-    """An open store in use by one call: ``with`` holds its lock, and raises what ``told(error, name)`` makes of an
-    error, from it. ``name`` is the collection that the call is about.
+    """An open store in use by one call: ``with`` holds its lock, and raises what ``told`` makes of an error, from it.
 
     ``told`` gives None for what is to be raised as it is. A class, since every call goes through it, and a generator
     takes three times as long.
     """
 
-    __slots__ = ("_lock", "_name", "_resource", "_told")
+    __slots__ = ("_lock", "_resource", "_told")
 
-    def __init__(
-        self, lease: Lease[T], told: Callable[[Exception, str], Exception | None], name: str, *, alone: bool = True
-    ) -> None:
+    def __init__(self, lease: Lease[T], told: Callable[[Exception], Exception | None], *, alone: bool = True) -> None:
         self._resource = lease.resource
         self._lock = lease.lock if alone else _NO_LOCK
         self._told = told
-        self._name = name
 
     def __enter__(self) -> T:
         self._lock.__enter__()
@@ -65,7 +61,7 @@ class Use(Generic[T]):
     ) -> None:
         self._lock.__exit__(kind, error, trace)
         if isinstance(error, Exception):
-            told = self._told(error, self._name)
+            told = self._told(error)
             if told is not None:
                 raise told from error
 

@@ -14,6 +14,7 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pixdex import errors
@@ -312,7 +313,7 @@ class Milvus:
             raise errors.NotFound(f"there is no Milvus Lite directory at {self._share.path} yet")
         if self._registry is not None:
             lease.resource.use_registry(self._registry)
-        return Use(lease, lease.resource.told, name)
+        return Use(lease, partial(lease.resource.told, name))
 
 
 def _write(store: Store, layout: Layout, name: str, batch: Batch, timeout: float | None) -> None:

@@ -237,4 +237,4 @@ class Qdrant:
         if lease is None:
             raise errors.NotFound(f"there is no Qdrant directory at {self._share.path} yet")
         lease.resource.limit(timeout)
-        return Use(lease, lease.resource.told, "")
+        return Use(lease, lease.resource.told)

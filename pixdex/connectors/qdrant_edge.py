@@ -229,11 +229,11 @@ class QdrantEdge:
 
     def _changing(self, *, make: bool = False) -> Use[Shelf]:
         """The directory, to this thread alone."""
-        return Use(self._lease(make=make), self._told, "")
+        return Use(self._lease(make=make), self._told)
 
     def _reading(self) -> Use[Shelf]:
         """The directory; the engine takes care of threads."""
-        return Use(self._lease(), self._told, "", alone=False)
+        return Use(self._lease(), self._told, alone=False)
 
     def _lease(self, *, make: bool = False) -> Lease[Shelf]:
         lease = self._share.lease(make=make)
@@ -242,7 +242,7 @@ class QdrantEdge:
         lease.resource.use_registry(self._registry)
         return lease
 
-    def _told(self, error: Exception, _name: str) -> errors.PixdexError | None:
+    def _told(self, error: Exception) -> errors.PixdexError | None:
         return told(error, self._share.path)
 
 

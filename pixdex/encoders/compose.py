@@ -27,7 +27,7 @@ from pixdex.encoders.tokens import Choice, Projection, quantize, select, unit
 from pixdex.errors import AlreadyExists, ConfigError, Unsupported
 from pixdex.types import Metric, TokenSpec
 
-__all__ = ["CONFIG_FILE", "ComposedEncoder", "Composition", "DualEncoder", "load", "read_document"]
+__all__ = ["CONFIG_FILE", "DEFAULT_TOKENS", "ComposedEncoder", "Composition", "DualEncoder", "load", "read_document"]
 
 N = TypeVar("N")
 D = TypeVar("D")
@@ -38,7 +38,7 @@ _VERSION = 2
 """Saves that need nothing newer are written as version 1."""
 _TRUNK = "trunk"
 _PROJECTION = "token_projection.safetensors"
-_DEFAULT_TOKENS = 64
+DEFAULT_TOKENS = 64
 _TOKEN_OPTIONS = ("tokens", "token_by", "token_projection", "token_dim", "token_bytes")
 _OPTIONS = ("pooling", "p", *_TOKEN_OPTIONS, "runtime")
 _CHOICES = {Choice.DIVERSE: "farthest points", Choice.CLS: "nearest to the picture", Choice.NORM: "longest"}
@@ -59,7 +59,7 @@ class Composition:
 
     pooling: Pooling
     gem_power: float = GEM_POWER
-    tokens: int = _DEFAULT_TOKENS
+    tokens: int = DEFAULT_TOKENS
     token_choice: Choice = Choice.DIVERSE
     token_projection: Projection | None = None
 
@@ -159,7 +159,7 @@ class ComposedEncoder:
             Unsupported: tokens are asked of an encoder that was made with ``tokens=0``.
         """
         if tokens and self.token_spec is None:
-            raise Unsupported(f"{self.reference} makes no tokens: load it with tokens={_DEFAULT_TOKENS}")
+            raise Unsupported(f"{self.reference} makes no tokens: load it with tokens={DEFAULT_TOKENS}")
         parts = [
             self._encode_batch(prepared[start : start + self.batch_size], tokens=tokens)
             for start in range(0, len(prepared), self.batch_size)
@@ -319,7 +319,7 @@ def _token_count(trunk: Trunk, options: Mapping[str, str], width: int) -> int:
     """As many as are asked for, as fit into the budget, and as there are."""
     budget = _number(options, "token_bytes", int, None)
     if budget is None:
-        return min(_number(options, "tokens", int, _DEFAULT_TOKENS), trunk.cells)
+        return min(_number(options, "tokens", int, DEFAULT_TOKENS), trunk.cells)
     if budget < width:
         raise ConfigError(f"hf: token_bytes={budget} is less than one token, {width} bytes")
     return min(_number(options, "tokens", int, trunk.cells), budget // width, trunk.cells)

@@ -35,13 +35,14 @@ import numpy as np
 import orjson
 
 from pixdex.encoders._digest import digest_of
-from pixdex.encoders.compose import ComposedEncoder, Composition
+from pixdex.encoders.compose import DEFAULT_TOKENS, ComposedEncoder, Composition
 from pixdex.encoders.images import Resample
 from pixdex.encoders.pooling import GEM_POWER, Pooling
 from pixdex.encoders.preprocess import Preprocess
-from pixdex.encoders.runtimes import finding
+from pixdex.encoders.runtimes import finding, requested
 from pixdex.encoders.runtimes.graph import Feed, Graph, Layout, Output, Port, Signature, files_of
 from pixdex.encoders.runtimes.network import Digests, GraphNetwork, Shape, files_digest
+from pixdex.encoders.runtimes.port import Runtime
 from pixdex.errors import ConfigError, nearest
 
 __all__ = ["load"]
@@ -51,7 +52,6 @@ _KEYS = (
     "runtime",
 )  # fmt: skip
 _DTYPES = ("float32", "float16", "uint8")
-_TOKENS = 64
 _T = TypeVar("_T")
 
 
@@ -133,13 +133,15 @@ def _network(file: Path, options: _Options) -> GraphNetwork:
     if prefix and len(output.shape) != 3:
         raise ConfigError(f"{options.where}: prefix is for an output [n, t, d], not {_shown(output)}")
     config = {"layout": layout, "dtype": taken.dtype, "output": output.name, "prefix": prefix}
+    reference, runtime = finding.reference_for(graph), options.get("runtime", str, None)
     return GraphNetwork(
         name=file.stem,
         graph=_with_key(graph, config),
         preprocess=preprocess,
-        shape=_shape(graph, options),
+        shape=_shape(graph, reference, options),
         digests=Digests(config=digest_of({"onnx": config}), weights=key),
-        runtime=options.get("runtime", str, None),
+        runtime=runtime,
+        running=reference if requested(runtime) is None else None,  # the usual choice: no need to load the file again
     )
 
 
@@ -220,9 +222,9 @@ def _output(signature: Signature, options: _Options) -> tuple[Port, int]:
     return signature.outputs[names.index(wanted)], names.index(wanted)
 
 
-def _shape(graph: Graph, options: _Options) -> Shape:
+def _shape(graph: Graph, reference: Runtime, options: _Options) -> Shape:
     """Found by running it: files seldom declare the lengths of an output."""
-    made = finding.reference_for(graph).forward(np.zeros((1, *graph.size, 3), dtype=np.uint8))
+    made = reference.forward(np.zeros((1, *graph.size, 3), dtype=np.uint8))
     if not made.cells.shape[1]:
         raise ConfigError(f"{options.where}: prefix={graph.prefix} leaves no descriptors")
     outputs = tuple(name for name in ("cells", "cls", "own") if getattr(made, name) is not None)
@@ -239,7 +241,7 @@ def _composition(network: GraphNetwork, options: _Options) -> Composition:
     power = options.get("p", _number, GEM_POWER)
     if not power > 0:
         raise ConfigError(f"{options.where}: p is positive, not {power}")
-    tokens = min(options.get("tokens", _count, 0 if embeds else _TOKENS), network.cells)
+    tokens = min(options.get("tokens", _count, 0 if embeds else DEFAULT_TOKENS), network.cells)
     return Composition(pooling=pooling, gem_power=power, tokens=tokens)
 
 

@@ -77,11 +77,9 @@ class Addresses:
             ConfigError: fetching it needs a package of another project.
         """
         scheme = scheme_of(address)
-        if scheme == "file":
-            return path_of(address)
-        if not self.options.allow_remote:
+        if scheme != "file" and not self.options.allow_remote:
             return Refused(shown(address), "it is an address, and addresses are fetched with allow_remote only")
-        if scheme not in WEB | _CLOUDS and not self.options.allow_private:
+        if scheme not in WEB | _CLOUDS | {"file"} and not self.options.allow_private:
             return Refused(shown(address), f"{scheme}:// may lead anywhere, and is read with allow_private only")
         return self.picture(address)
 

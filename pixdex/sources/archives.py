@@ -23,9 +23,9 @@ from weakref import finalize
 
 from pixdex.encoders import images
 from pixdex.errors import ConfigError, InvalidImage
-from pixdex.pictures import Item, Readable, Refused, path_id, picture_name, shown, source_of
+from pixdex.pictures import Item, Readable, Refused, path_id, picture_name, place_of, shown, source_of
 from pixdex.sources.port import Options, Origin, Plain
-from pixdex.types import MAX_TEXT_BYTES, Payload, Spec
+from pixdex.types import Spec
 
 __all__ = ["Archive", "is_archive"]
 
@@ -91,14 +91,13 @@ class Archive(Plain):
         members = _zip_members if self.path.name.lower().endswith(".zip") else _tar_members
         try:
             for name, picture in members(self.path):
-                yield None if picture is None else Item(path_id(source, name), picture, _payload(f"{place}/{name}"))
+                yield (
+                    None
+                    if picture is None
+                    else Item(path_id(source, name), picture, place_of(shown(Path(f"{place}/{name}"))))
+                )
         except _UNREADABLE as error:
             yield Item(None, Refused(shown(self.path), f"the archive cannot be read further: {_said(error)}"))
-
-
-def _payload(path: str) -> Payload:
-    text = shown(Path(path))
-    return {"path": text} if len(text.encode()) <= MAX_TEXT_BYTES else {}
 
 
 def _said(error: BaseException) -> str:

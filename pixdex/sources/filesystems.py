@@ -8,9 +8,9 @@ from typing import Any
 
 from pixdex.encoders import images
 from pixdex.errors import ConfigError, InvalidImage, MissingDependency
-from pixdex.pictures import Item, Readable, Refused, path_id, picture_name, shown
+from pixdex.pictures import Item, Readable, Refused, path_id, picture_name, place_of, shown
 from pixdex.sources.port import Options, Origin, Plain
-from pixdex.types import MAX_TEXT_BYTES, Payload, Spec
+from pixdex.types import Spec
 
 __all__ = ["Tree", "file_at"]
 
@@ -100,7 +100,7 @@ def file_at(address: str) -> Readable:
 
 def _item(system: Any, path: str, record: str, facts: dict[str, Any]) -> Item:
     address = shown(system.unstrip_protocol(path))
-    payload: Payload = {"path": address} if len(address.encode()) <= MAX_TEXT_BYTES else {}
+    payload = place_of(address)
     limit, size = images.Limits().max_bytes, facts.get("size") or 0
     if size > limit:
         return Item(record, Refused(address, f"{size} bytes, the limit is {limit}"), payload)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pixdex.errors import ConfigError
 from pixdex.pictures import Item, Picture, from_files, is_folder, path_exists, root_of, shown, source_of
-from pixdex.sources.port import Options, Origin, Plain
+from pixdex.sources.port import Alone, Options, Origin, Plain
 from pixdex.types import Spec
 
 __all__ = ["Folder", "Glob", "Single", "is_pattern"]
@@ -19,21 +19,10 @@ _MAGIC = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True, slots=True)
-class Single(Plain):
+class Single(Alone):
     """One picture that is no file: bytes, an array, a PIL image. Its id is its content hash."""
 
     picture: Picture
-
-    @property
-    def origin(self) -> None:
-        return None
-
-    @property
-    def single(self) -> bool:
-        return True
-
-    def check(self) -> None:
-        """There it is."""
 
     def items(self, spec: Spec) -> Iterator[Item | None]:
         del spec

@@ -12,7 +12,7 @@ from pixdex.types import Field, Spec
 if TYPE_CHECKING:
     from pixdex.pictures import Item
 
-__all__ = ["Options", "Origin", "Plain", "Source"]
+__all__ = ["Alone", "Options", "Origin", "Plain", "Source"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,3 +94,20 @@ class Plain:
 
     def notices(self) -> Sequence[str]:
         return ()
+
+
+class Alone(Plain):
+    """A source that is one picture, which lies in no place that others lie in."""
+
+    __slots__ = ()
+
+    @property
+    def origin(self) -> None:
+        return None
+
+    @property
+    def single(self) -> bool:
+        return True
+
+    def check(self) -> None:
+        """Only reading it tells whether it is there."""

@@ -14,11 +14,11 @@ import orjson
 from pixdex._records import check_ids, checked
 from pixdex.errors import ConfigError, InvalidRecord, nearest
 from pixdex.fields import AUTOMATIC_NAMES
-from pixdex.pictures import Item, Picture, Refused, path_id, shown, source_of, text_id
+from pixdex.pictures import Item, Picture, Refused, path_id, place_of, shown, source_of, text_id
 from pixdex.sources._rows import Cells, Rows, by_look, is_table, rows_of
 from pixdex.sources.addresses import Addresses, scheme_of
 from pixdex.sources.port import Origin
-from pixdex.types import MAX_TEXT_BYTES, Batch, Field, Kind, Payload, Spec
+from pixdex.types import Batch, Field, Kind, Payload, Spec
 
 __all__ = ["COLUMNS", "Table", "is_table"]
 
@@ -130,8 +130,7 @@ class Table:
         """What a cell names, its id, and what is known of it."""
         if scheme_of(named) is not None:
             picture = self.addresses.named(named)
-            known = len(shown(named).encode()) <= MAX_TEXT_BYTES and not isinstance(picture, Path)
-            return picture, text_id(named), {"path": shown(named)} if known else {}
+            return picture, text_id(named), {} if isinstance(picture, Path) else place_of(shown(named))
         path = Path(named)
         relative = os.path.relpath(path, self.path.parent.absolute()) if self._is_below(path) else path.as_posix()
         return self.path.parent / path, path_id(source, Path(relative).as_posix()), {}

@@ -24,9 +24,9 @@ from typing import Any, TypeAlias
 
 from pixdex.encoders import images
 from pixdex.errors import InvalidImage, MissingDependency
-from pixdex.pictures import Item, shown, text_id
-from pixdex.sources.port import Plain
-from pixdex.types import MAX_TEXT_BYTES, Payload, Spec
+from pixdex.pictures import Item, place_of, shown, text_id
+from pixdex.sources.port import Alone
+from pixdex.types import Spec
 
 try:
     import httpcore
@@ -87,22 +87,11 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Link(Plain):
+class Link(Alone):
     """One picture on the web. Its id is its address."""
 
     address: str
     web: Web
-
-    @property
-    def origin(self) -> None:
-        return None
-
-    @property
-    def single(self) -> bool:
-        return True
-
-    def check(self) -> None:
-        """Only fetching it tells whether it is there."""
 
     def items(self, spec: Spec) -> Iterator[Item | None]:
         del spec
@@ -112,8 +101,7 @@ class Link(Plain):
 def web_item(address: str, web: Web) -> Item:
     """The picture at an address, to be added."""
     page = Page(address, web)
-    payload: Payload = {"path": page.label} if len(page.label.encode()) <= MAX_TEXT_BYTES else {}
-    return Item(text_id(address), page, payload)
+    return Item(text_id(address), page, place_of(page.label))
 
 
 class Web:

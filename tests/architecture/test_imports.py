@@ -42,8 +42,9 @@ RULES: dict[str, set[str]] = {
     "fields": {*SPINE},
     "report": set(),
     "_crew": {"errors"},
+    "_machine": set(),
     "_decoding": {"encoders.port", "errors"},
-    "_encoding": {"_crew", "_decoding", "pictures", "report", "encoders.port", *SPINE},
+    "_encoding": {"_crew", "_decoding", "_machine", "pictures", "report", "encoders.port", *SPINE},
     "ingest": {"collection", "_crew", "_decoding", "_encoding", "_records", "pictures", "fields", "report"}
     | {"encoders.port", *SPINE},
     "sources*": {"pictures", "fields", "vectors_file", "_names", "_records", *IMAGES, *SPINE},  # and one another
@@ -81,7 +82,7 @@ A_STORE = {
     "connectors._specs",
     *SPINE,
 }
-AN_ENCODER = {"encoders.port", *SPINE}
+AN_ENCODER = {"encoders.port", "_machine", *SPINE}
 A_RERANKER = {"rerankers.port", "encoders.port", *SPINE}
 
 LIBRARIES = {

@@ -432,6 +432,16 @@ def test_revisions_count_up():
     assert with_revs(Batch(()), 100).payloads == ()
 
 
+def test_a_vector_is_stored_the_same_whoever_else_is_in_the_batch():
+    ids = [str(row) for row in range(51)]
+    exact = np.random.default_rng(5).standard_normal((50, 3))
+    exact *= (1 + 8e-8) / np.linalg.norm(exact, axis=1, keepdims=True)  # as good as float32 gets it, or nearly
+    units = checked_vectors(exact, vector(Metric.COSINE), ids=ids[:50])
+    with_other = checked_vectors(np.concatenate([units, [[0, 3, 4]]]), vector(Metric.COSINE), ids=ids)
+    assert with_other[:50].tobytes() == units.tobytes()
+    assert with_other[50] == pytest.approx([0, 0.6, 0.8])
+
+
 def test_complex_vectors_are_refused():
     with pytest.raises(InvalidRecord, match="complex"):
         checked_vectors(np.ones((1, 3), dtype=complex), vector())

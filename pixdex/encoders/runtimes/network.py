@@ -51,6 +51,7 @@ class GraphNetwork:
         shape: what it gives.
         digests: its identity.
         runtime: name of the runtime, None for the usual choice.
+        running: the runtime, where it was started already.
     """
 
     name: str
@@ -59,7 +60,7 @@ class GraphNetwork:
     shape: Shape
     digests: Digests
     runtime: str | None = None
-    _running: Runtime | None = field(default=None, init=False, repr=False)
+    running: Runtime | None = field(default=None, repr=False)
     _starting: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @property
@@ -105,9 +106,9 @@ class GraphNetwork:
 
     def _started(self) -> Runtime:
         with self._starting:
-            if self._running is None:
-                self._running = graph_runtime_of(self.runtime, self.graph)
-            return self._running
+            if self.running is None:
+                self.running = graph_runtime_of(self.runtime, self.graph)
+            return self.running
 
 
 def files_digest(files: Iterable[Path]) -> str:

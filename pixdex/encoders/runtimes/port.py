@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pixdex._machine import cores
 from pixdex.encoders.backbones import Activations
 
 __all__ = ["Runtime", "in_batches", "threads"]
@@ -50,7 +51,7 @@ def threads() -> int:
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     if wanted.isdecimal() and int(wanted) > 0:
         return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores()
 
 
 def _joined(parts: Sequence[Activations], count: int) -> Activations:
