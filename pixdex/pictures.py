@@ -51,24 +51,9 @@ Picture: TypeAlias = Any
 """A path, bytes of a picture file, an array, a PIL image or a Readable."""
 NO_PICTURE = "a picture is a path, bytes, a uint8 array or a PIL image, not {}"
 
-SUFFIXES = frozenset(
-    {
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".heic",
-        ".heif",
-        ".hif",
-    }
-)
+SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif",
+})  # fmt: skip
 _READ = 1 << 20
 _MAX_BYTES = images.Limits().max_bytes
 
