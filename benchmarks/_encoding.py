@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import orjson
 
 __all__ = [
     "clip", "cores_to_try", "dinov2", "dinov2_small", "in_process", "jpegs", "machine_facts", "matmul_rates", "operations",
-    "rate", "resnet50", "runtime_name",
+    "possible", "rate", "resnet50",
 ]  # fmt: skip
 
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -101,13 +101,17 @@ def dinov2_small(folder: Path) -> Path:
     return dinov2(folder, width=384, heads=6)
 
 
-def operations(model: Path) -> float:
-    """10^9 multiplications and additions for one picture of 224, those of matrix products and convolutions."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-    from transformers import AutoModel
+def operations(model: Path, *, kind: str = "AutoModel") -> float:
+    """10^9 multiplications and additions for one picture of 224, those of matrix products and convolutions.
 
-    network = AutoModel.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
+    ``kind``: the class of transformers that loads what pictures go through.
+    """
+    import torch
+    import transformers
+    from torch.utils.flop_counter import FlopCounterMode
+
+    loader = getattr(transformers, kind)
+    network = loader.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network(pixel_values=torch.zeros(1, 3, 224, 224))
     return counter.get_total_flops() / 1e9
@@ -150,9 +154,9 @@ def clip(folder: Path) -> Path:
     return where
 
 
-def runtime_name(encoder: Any) -> str:
-    """What its network runs on."""
-    return str(encoder.trunk._started().name)  # noqa: SLF001 - no interest of users
+def possible(found: dict[str, Any], peers: Iterable[str]) -> dict[str, float]:
+    """How many times as fast as each peer anything could be here: the bound over the peer. No goal beyond it can be met."""
+    return {peer: found["bound"] / found[peer] for peer in peers if peer in found}
 
 
 def matmul_rates(*, seconds: float) -> dict[str, float]:

@@ -113,7 +113,7 @@ def _read(path: Path, case: Case) -> Row:
     for side in (None, MIN_SIDE):
         started = time.perf_counter()
         try:
-            pixels, fields = pictures.load_picture(path, min_side=side, settings=case.decoding)
+            pixels, fields = pictures.load_picture(path, case.decoding, min_side=side)
         except InvalidImage as error:
             got = str(error)
         except Exception as error:  # noqa: BLE001 - the point of the exercise

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pixdex import aio, errors
     from pixdex.collection import Collection
     from pixdex.connectors import connect
+    from pixdex.encoders.decoding import Decoding, Limits
     from pixdex.filters import F, Filter
     from pixdex.index import ImageIndex, open  # noqa: A004 - pixdex.open, as gzip.open
     from pixdex.policy import Policy
@@ -36,6 +37,8 @@ __version__ = "0.1.0"
 _HOME = {
     "Collection": "collection",
     "connect": "connectors",
+    "Decoding": "encoders.decoding",
+    "Limits": "encoders.decoding",
     "F": "filters",
     "Filter": "filters",
     "ImageIndex": "index",
@@ -60,6 +63,7 @@ _HOME = {
 __all__ = [
     "Batch",
     "Collection",
+    "Decoding",
     "F",
     "Field",
     "Filter",
@@ -67,6 +71,7 @@ __all__ = [
     "Hit",
     "ImageIndex",
     "Kind",
+    "Limits",
     "Metric",
     "Page",
     "Policy",

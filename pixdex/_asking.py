@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pixdex.encoders.port import TextEncoder
 from pixdex.errors import InvalidImage, NotFound, Unsupported
 from pixdex.fields import CONTENT, IMAGE
 from pixdex.filters import F, Filter, Ids
@@ -18,6 +17,7 @@ from pixdex.types import Hit, Want
 
 if TYPE_CHECKING:
     from pixdex.collection import Collection
+    from pixdex.encoders.decoding import Decoding
     from pixdex.encoders.port import Encoder
     from pixdex.rerankers.port import Reranker
 
@@ -32,8 +32,8 @@ class Asked:
     itself: Callable[[], Filter | None]
 
 
-def asked(query: Any, encoder: Encoder, collection: Collection, *, tokens: bool) -> Asked:
-    """The query that a picture, a float vector ``[dim]`` or an id stands for.
+def asked(query: Any, encoder: Encoder, collection: Collection, decoding: Decoding, *, tokens: bool) -> Asked:
+    """The query that a picture, read as ``decoding`` says, a float vector ``[dim]`` or an id stands for.
 
     Raises:
         NotFound: no such file and no such id.
@@ -49,13 +49,13 @@ def asked(query: Any, encoder: Encoder, collection: Collection, *, tokens: bool)
     if path is not None and not path_exists(path):
         raise NotFound(f"{path} does not exist")
     try:
-        pixels, _ = load_picture(picture, min_side=getattr(encoder, "min_side", None))
+        pixels, _ = load_picture(picture, decoding, min_side=getattr(encoder, "min_side", None))
     except InvalidImage as error:
         raise error if path is None else InvalidImage(f"{shown(path)}: {error}") from error
     features = encoder.encode([encoder.prepare(pixels)], tokens=tokens)
     return Asked(
         Query(features.vectors[0], None if features.tokens is None else features.tokens[0]),
-        lambda: F[CONTENT] == content_hash(picture),
+        lambda: F[CONTENT] == content_hash(picture, decoding),
     )
 
 
@@ -65,12 +65,14 @@ def asked_in_words(text: str, encoder: Encoder) -> Asked:
     Raises:
         Unsupported: the encoder knows pictures only.
     """
-    if not isinstance(encoder, TextEncoder):
+    # Not by isinstance: before Python 3.12 that asks for every attribute, and a batch size starts what runs the pictures.
+    encode_text = getattr(encoder, "encode_text", None)
+    if encode_text is None:
         raise Unsupported(
             f"encoder {encoder.name!r} makes vectors of pictures only: to search by text, make a collection with an "
             "encoder for both, such as a CLIP or SigLIP model"
         )
-    return Asked(Query(encoder.encode_text([text])[0]), lambda: None)
+    return Asked(Query(encode_text([text])[0]), lambda: None)
 
 
 def _by_id(record: str, collection: Collection, *, tokens: bool) -> Asked:

@@ -27,20 +27,19 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from pixdex.encoders.decoding import PATIENCE
 from pixdex.errors import InvalidImage
 
 if TYPE_CHECKING:
     from pixdex.encoders.port import Pixels
 
-__all__ = ["PATIENCE", "Decoders", "Load", "Loaded", "serve"]
+__all__ = ["Decoders", "Load", "Loaded", "serve"]
 
 Loaded: TypeAlias = "tuple[Pixels, dict[str, Any]]"
 """Pixels, and the fields that come with them: JSON values, and times."""
 Load: TypeAlias = Callable[[Any], Loaded]
 """Path or bytes to pixels; a function that can be pickled."""
 
-PATIENCE = 60.0
-"""Seconds that one picture may take."""
 _FEW = 32
 """So many plain pictures are decoded in this process before others are started."""
 _PLAIN = b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM"

@@ -7,6 +7,7 @@ count and by bytes.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pixdex._crew import Crew, Job
-from pixdex._decoding import PATIENCE, Decoders, Load, Loaded
+from pixdex._decoding import Decoders, Load, Loaded
 from pixdex._machine import cores
-from pixdex.errors import InvalidImage
+from pixdex.encoders.decoding import PATIENCE, Decoding
+from pixdex.errors import ConfigError, InvalidImage
 from pixdex.pictures import Item, Readable, load_picture
 from pixdex.report import Quarantined, Tally
 from pixdex.types import Batch, Metric
@@ -34,10 +36,12 @@ if TYPE_CHECKING:
 
     from pixdex.encoders.port import Encoder
 
-__all__ = ["Encoded", "Encoding"]
+__all__ = ["Encoded", "Encoding", "check_pace"]
 
 _AHEAD_BYTES = 64 << 20
 """How much prepared pictures that wait for the encoder may hold."""
+_MOST_WORKERS = 8
+"""Where nobody says how many: more than that seldom find an encoder that keeps up."""
 _GRACE = 5.0
 """Seconds more than a decoder has, for the thread that starts it, waits for it and prepares what it gives."""
 
@@ -79,8 +83,8 @@ class _Ready:
 class Encoding:
     """How pictures become records: the encoder, the name of the vector, with its tokens or without.
 
-    A context: leaving it drops what is still to be done, and ends threads and processes. ``patience`` is how many
-    seconds one picture may take.
+    A context: leaving it drops what is still to be done, and ends threads and processes. ``workers`` is how many
+    pictures are decoded at once (None: one a core, eight at most), ``patience`` how many seconds one may take.
     """
 
     def __init__(
@@ -89,14 +93,18 @@ class Encoding:
         vector: str,
         *,
         tokens: bool,
-        threads: int | None = None,
+        decoding: Decoding = Decoding(),
+        workers: int | None = None,
         patience: float = PATIENCE,
     ) -> None:
+        """Raises ConfigError for no workers, or no time."""
+        check_pace(workers, patience)
         self._encoder, self._vector, self._tokens = encoder, vector, tokens
+        self._decoding = decoding
         self._patience = patience
-        self._decoders = Decoders(_loader(encoder), patience=patience)
-        self._threads = threads or min(8, cores())
-        self._crew = Crew("pixdex-decode", self._threads)
+        self._decoders = Decoders(_loader(encoder, decoding), patience=patience)
+        self._workers = workers or min(_MOST_WORKERS, cores())
+        self._crew = Crew("pixdex-decode", self._workers)
         self._changed = threading.Condition()
         self._submitted: deque[tuple[_Group, Item]] = deque()
         self._ahead: deque[tuple[_Group, Item, Job[_Prepared]]] = deque()
@@ -189,8 +197,8 @@ class Encoding:
     def _depth(self) -> int:
         """How many pictures to prepare ahead: for two batches, within the bytes, and no thread without work."""
         if not self._bytes:  # nobody knows yet how large they are
-            return self._threads
-        return self._threads + min(2 * self._encoder.batch_size, _AHEAD_BYTES // self._bytes)
+            return self._workers
+        return self._workers + min(2 * self._encoder.batch_size, _AHEAD_BYTES // self._bytes)
 
     def _encode(self, ready: Sequence[_Ready]) -> None:
         features = self._encoder.encode([one.prepared.pixels for one in ready], tokens=self._tokens)
@@ -251,7 +259,7 @@ class Encoding:
             picture = bytes(picture)
         if isinstance(picture, Path | bytes):
             return self._decoders.load(picture)
-        return load_picture(picture)  # an array or a PIL image: nothing of it is left to decode
+        return load_picture(picture, self._decoding)  # an array or a PIL image: nothing of it is left to decode
 
 
 def _by_group(ready: Sequence[_Ready]) -> Iterator[tuple[_Group, list[int]]]:
@@ -260,7 +268,14 @@ def _by_group(ready: Sequence[_Ready]) -> Iterator[tuple[_Group, list[int]]]:
         yield group, list(rows)
 
 
-def _loader(encoder: Encoder) -> Load:
-    """``load_picture`` at the size that the encoder needs."""
-    min_side = getattr(encoder, "min_side", None)
-    return load_picture if min_side is None else partial(load_picture, min_side=min_side)
+def check_pace(workers: int | None, patience: float) -> None:
+    """Raises ConfigError for no workers, or no time."""
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers={workers}: nobody would decode: give at least 1")
+    if not 0 < patience < math.inf:
+        raise ConfigError(f"patience={patience}: it is the seconds that one picture may take, more than 0")
+
+
+def _loader(encoder: Encoder, decoding: Decoding) -> Load:
+    """``load_picture`` as ``decoding`` says, at the size that the encoder needs."""
+    return partial(load_picture, decoding=decoding, min_side=getattr(encoder, "min_side", None))

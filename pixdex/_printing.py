@@ -11,19 +11,26 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pixdex.adopting import Proposal
+    from pixdex.connectors.port import Finding
+    from pixdex.demo import Outcome
     from pixdex.report import Report
     from pixdex.types import Hit
 
 __all__ = [
     "console",
     "one_line",
+    "print_findings",
     "print_hits",
     "print_json",
+    "print_outcomes",
     "print_proposal",
     "print_report",
     "proposed",
     "write_page",
 ]
+
+_SOME = 5
+"""Records that are named of those that something concerns."""
 
 
 def console(*, err: bool = False) -> Console:
@@ -107,6 +114,42 @@ def print_report(report: Report, *, as_json: bool) -> None:
     parts += [f"{report.ignored} other files ignored"] if report.ignored else []
     parts += [f"{len(report.quarantined)} unusable"] if report.quarantined else []
     out.print(f"{', '.join(parts)} in {report.seconds:.1f} s")
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """What ``verify`` found, one paragraph each: what, where, which records, and what to do."""
+    if not findings:
+        console(err=True).print("everything is as it was written")
+    for finding in findings:
+        some = ", ".join(map(repr, finding.records[:_SOME]))
+        more = f" and {len(finding.records) - _SOME} more" if len(finding.records) > _SOME else ""
+        lines = [
+            finding.what,
+            f"  in {finding.place}",
+            f"  records {some}{more}" if some else "",
+            f"  {finding.remedy}",
+        ]
+        console().print("\n".join(_printable(line) for line in lines if line))
+
+
+def print_outcomes(outcomes: Sequence[Outcome], target: Path) -> None:
+    """What a demo found, and a page of it."""
+    from pixdex._html import page
+    from pixdex.demo import EDITS
+
+    out = console()
+    first = next((o for o in outcomes if o.photograph == "chelsea"), outcomes[0])
+    out.print(f"[bold]{first.query.name}[/bold] finds:")
+    print_hits(first.hits)
+    for edit in EDITS:
+        of_edit = [outcome for outcome in outcomes if outcome.edit == edit]
+        out.print(f"{edit:11} {sum(o.right for o in of_edit):3} of {len(of_edit)} top hits are the same photograph")
+    right = sum(outcome.right for outcome in outcomes)
+    out.print(f"[bold]top hit right: {right} of {len(outcomes)} = {right / len(outcomes):.1%}[/bold]")
+    note = f"{len(outcomes)} edited copies searched for; the top hit is right for {right / len(outcomes):.1%}"
+    sections = [(f"{o.photograph}, {o.edit}", o.query, o.hits) for o in outcomes]
+    target.write_text(page("pixdex demo", note, sections), encoding="utf-8")
+    out.print(f"page: {target}")
 
 
 def _printable(text: str) -> str:

@@ -127,12 +127,12 @@ def checked_tokens(batch: Batch, spec: TokenSpec | None) -> tuple[NDArray[Any] |
 
 def _token_matrix(record: str, matrix: Any, spec: TokenSpec) -> NDArray[Any]:
     array = as_array(matrix, f"record {record!r}: the token matrix")
-    if array.ndim != 2 or array.shape[1] != spec.dim or not 1 <= array.shape[0] <= spec.count:
+    if array.ndim != 2 or array.shape[1] != spec.width or not 1 <= array.shape[0] <= spec.count:
         raise InvalidRecord(
-            f"record {record!r}: tokens are [1..{spec.count}, {spec.dim}], got an array of shape {array.shape}"
+            f"record {record!r}: tokens are [1..{spec.count}, {spec.width}], got an array of shape {array.shape}"
         )
-    if array.dtype != np.dtype(spec.dtype):
-        raise InvalidRecord(f"record {record!r}: tokens are {spec.dtype}, got {array.dtype}")
+    if array.dtype != np.dtype(spec.stored_dtype):
+        raise InvalidRecord(f"record {record!r}: tokens are {spec.stored_dtype}, got {array.dtype}")
     if not np.isfinite(array).all():
         raise InvalidRecord(f"record {record!r}: tokens hold NaN or infinity")
     return np.array(array, order="C")

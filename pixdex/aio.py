@@ -5,33 +5,32 @@ implementation. ``DEFAULT_THREADS`` calls run at once, of all objects and event 
 wait their turn; ``set_default_limiter`` puts another limiter in place.
 
 A call that is cancelled returns at once, and is left out if it waits for a thread still. One that runs cannot be
-stopped half-way: its thread finishes it, so that a write is written whole, and is then free for others. ``add``
-alone returns late: it stops between chunks, what was written stays, and adding the same again goes on from there.
-``close`` waits for what runs.
+stopped half-way: its thread finishes it, so that a write is written whole, and is then free for others. ``add``,
+``encode`` and ``load`` alone return late: they stop between chunks, what was written stays, and the same call goes on
+from there. ``close`` waits for what runs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
-from contextlib import suppress
-from contextvars import copy_context
+from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
+from pixdex._limiter import DEFAULT_THREADS, Calls, Limiter, default_limiter, set_default_limiter
 from pixdex._progress import following
 from pixdex.collection import Collection
-from pixdex.errors import ConfigError, StoreError
+from pixdex.encoders.decoding import PATIENCE, Decoding
 from pixdex.types import Batch, Field, Fingerprint, Hit, Page, Source, Spec, TokenSpec, Tuning, Vector, Want
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from pixdex.connectors.port import Capabilities, Connector
+    from pixdex.connectors.port import Capabilities, Compacted, Connector, Finding
     from pixdex.encoders.port import Encoder
     from pixdex.filters import Filter
     from pixdex.index import Fields, ImageIndex, Info
@@ -46,109 +45,11 @@ __all__ = [
     "AsyncImageIndex",
     "Limiter",
     "default_limiter",
+    "encode",
+    "load",
     "open",
     "set_default_limiter",
 ]
-
-DEFAULT_THREADS = 16
-"""Calls at once, where nobody says otherwise: stores spend most of a call waiting or outside the interpreter."""
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class Limiter:
-    """At most ``size`` threads, made when needed. It may serve any number of objects and event loops."""
-
-    def __init__(self, size: int = DEFAULT_THREADS) -> None:
-        """Raises ConfigError for a size below one."""
-        if size < 1:
-            raise ConfigError(f"a limiter of {size} threads runs nothing: give at least 1")
-        self.size = size
-        self._pool = ThreadPoolExecutor(size, thread_name_prefix="pixdex-aio")
-
-    def submit(self, work: Callable[[], R]) -> Future[R]:
-        """Run ``work`` in a thread, in the context of the caller; first come, first served."""
-        return self._pool.submit(copy_context().run, work)
-
-    def close(self) -> None:
-        """Finish what was submitted and let the threads end. Blocks; nothing can be submitted after it."""
-        self._pool.shutdown()
-
-
-_default = Limiter()
-
-
-def default_limiter() -> Limiter:
-    """The limiter of objects that are given none."""
-    return _default
-
-
-def set_default_limiter(limiter: Limiter) -> None:
-    """Let ``limiter`` serve objects made from now on; those that exist keep theirs."""
-    global _default  # noqa: PLW0603 - the one setting of this module
-    _default = limiter
-
-
-class _Calls:
-    """The calls to one store: in threads, counted, and refused once it is being closed."""
-
-    def __init__(self, limiter: Limiter | None) -> None:
-        self._limiter = limiter or default_limiter()
-        self._lock = threading.Lock()
-        self._running: set[Future[Any]] = set()
-        self._closing = False
-
-    def submit(self, work: Callable[[], R]) -> Future[R]:
-        with self._lock:
-            if self._closing:
-                raise StoreError("this handle is closed")
-            job = self._limiter.submit(work)
-            self._running.add(job)
-        job.add_done_callback(self._forget)
-        return job
-
-    def _forget(self, job: Future[Any]) -> None:
-        with self._lock:
-            self._running.discard(job)
-
-    async def run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        return await asyncio.wrap_future(self.submit(partial(call, *args, **kwargs)))
-
-    async def run_to_rest(self, work: Callable[[], R], stop: Callable[[], object]) -> R:
-        """``work``; when cancelled, it is told to ``stop``, and has done so before the cancellation goes on."""
-        job = self.submit(work)
-        try:
-            return await asyncio.wrap_future(job)
-        except asyncio.CancelledError:
-            stop()
-            await _rested(job)
-            raise
-
-    async def close(self, release: Callable[[], None]) -> None:
-        """Begin nothing more, and ``release`` when everything has ended. It is safe to call again."""
-        with self._lock:
-            self._closing = True
-            running = list(self._running)
-
-        def rest_and_release() -> None:
-            wait_for(running)  # they came first, so that each has a thread or is cancelled already
-            release()
-
-        await asyncio.wrap_future(self._limiter.submit(rest_and_release))
-
-
-async def _rested(job: Future[Any]) -> None:
-    """Return when ``job`` has ended, however it did."""
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-
-    def tell(_: Future[Any]) -> None:
-        with suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(ended.set)
-
-    job.add_done_callback(tell)
-    await ended.wait()
 
 
 async def open(  # noqa: A001 - as pixdex.open
@@ -187,11 +88,11 @@ class AsyncCollection:
 
     def __init__(self, collection: Collection, *, limiter: Limiter | None = None) -> None:
         """Serve ``collection`` by ``limiter``, or by the default one."""
-        self._calls = _Calls(limiter)
+        self._calls = Calls(limiter)
         self._sync = collection
 
     @classmethod
-    def _sharing(cls, collection: Collection, calls: _Calls) -> AsyncCollection:
+    def _sharing(cls, collection: Collection, calls: Calls) -> AsyncCollection:
         made = cls(collection)
         made._calls = calls
         return made
@@ -201,7 +102,7 @@ class AsyncCollection:
         cls, connector: Connector, name: str, spec: Spec, *, policy: Policy | None = None
     ) -> AsyncCollection:
         """See ``Collection.create``. When cancelled, the collection may have been made."""
-        calls = _Calls(None)
+        calls = Calls(None)
         return cls._sharing(await calls.run(Collection.create, connector, name, spec, policy=policy), calls)
 
     @classmethod
@@ -214,7 +115,7 @@ class AsyncCollection:
         policy: Policy | None = None,
     ) -> AsyncCollection:
         """See ``Collection.open``."""
-        calls = _Calls(None)
+        calls = Calls(None)
         return cls._sharing(await calls.run(Collection.open, connector, name, expect=expect, policy=policy), calls)
 
     async def __aenter__(self) -> Self:
@@ -283,6 +184,18 @@ class AsyncCollection:
     async def flush(self) -> None:
         """See ``Collection.flush``."""
         await self._calls.run(self._sync.flush)
+
+    async def settle(self, *, progress: Callable[[int, int], None] | None = None) -> None:
+        """See ``Collection.settle``; ``progress`` is called in a thread."""
+        await self._calls.run(self._sync.settle, progress=progress)
+
+    async def compact(self, *, progress: Callable[[int, int], None] | None = None) -> Compacted:
+        """See ``Collection.compact``; ``progress`` is called in a thread."""
+        return await self._calls.run(self._sync.compact, progress=progress)
+
+    async def verify(self, *, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
+        """See ``Collection.verify``; ``progress`` is called in a thread."""
+        return await self._calls.run(self._sync.verify, progress=progress)
 
     async def alias(self, alias: str) -> None:
         """See ``Collection.alias``."""
@@ -376,7 +289,7 @@ class AsyncImageIndex:
 
     def __init__(self, index: ImageIndex, *, limiter: Limiter | None = None) -> None:
         """Serve ``index`` by ``limiter``, or by the default one."""
-        self._calls = _Calls(limiter)
+        self._calls = Calls(limiter)
         self._sync = index
 
     @property
@@ -414,6 +327,9 @@ class AsyncImageIndex:
         column: str | None = None,
         allow_remote: bool = False,
         allow_private: bool = False,
+        decoding: Decoding = Decoding(),
+        workers: int | None = None,
+        patience: float = PATIENCE,
         progress: Progress | bool | None = None,
     ) -> Report:
         """See ``ImageIndex.add``. An iterator of pictures is read, and ``progress`` called, in a thread.
@@ -421,24 +337,21 @@ class AsyncImageIndex:
         When cancelled, it stops after the chunk in hand, and only then does the cancellation go on: nothing reads
         the pictures or writes any more. What was written stays.
         """
-        stop = threading.Event()
-
-        def add() -> Report:
-            with following(progress) as follow:
-                watch = partial(_stop_or_follow, stop, follow)
-                return self._sync.add(
-                    pictures,
-                    fields=fields,
-                    ids=ids,
-                    source=source,
-                    tokens=tokens,
-                    column=column,
-                    allow_remote=allow_remote,
-                    allow_private=allow_private,
-                    progress=watch,
-                )
-
-        return await self._calls.run_to_rest(add, stop.set)
+        add = partial(
+            self._sync.add,
+            pictures,
+            fields=fields,
+            ids=ids,
+            source=source,
+            tokens=tokens,
+            column=column,
+            allow_remote=allow_remote,
+            allow_private=allow_private,
+            decoding=decoding,
+            workers=workers,
+            patience=patience,
+        )
+        return await _stoppable(self._calls, lambda watch: add(progress=watch), progress=progress)
 
     async def declare(self, fields: Fields) -> None:
         """See ``ImageIndex.declare``."""
@@ -456,6 +369,7 @@ class AsyncImageIndex:
         rerank: Reranker | str | None = None,
         candidates: int = 100,
         tuning: Tuning = Tuning(),
+        decoding: Decoding = Decoding(),
     ) -> list[Hit]:
         """See ``ImageIndex.search``."""
         return await self._calls.run(
@@ -469,6 +383,7 @@ class AsyncImageIndex:
             rerank=rerank,
             candidates=candidates,
             tuning=tuning,
+            decoding=decoding,
         )
 
     async def get(self, ids: str | Sequence[str], *, want: Want = Want()) -> Batch:
@@ -488,8 +403,84 @@ class AsyncImageIndex:
         return await self._calls.run(self._sync.info)
 
 
+async def encode(
+    pictures: Picture | Iterable[Picture],
+    target: str | os.PathLike[str],
+    *,
+    encoder: Encoder | str | None = None,
+    declare: Fields | None = None,
+    fields: Mapping[str, Any] | None = None,
+    ids: Sequence[str] | None = None,
+    source: str | None = None,
+    tokens: bool = False,
+    column: str | None = None,
+    allow_remote: bool = False,
+    allow_private: bool = False,
+    decoding: Decoding = Decoding(),
+    workers: int | None = None,
+    patience: float = PATIENCE,
+    progress: Progress | bool | None = None,
+) -> Report:
+    """``pixdex.encode``, awaited. When cancelled, it stops after the chunk in hand, and only then does the cancellation
+    go on; the same call goes on from there.
+    """
+
+    def run(watch: Progress) -> Report:
+        from pixdex import transfer  # late: it loads numpy
+
+        return transfer.encode(
+            pictures,
+            target,
+            encoder=encoder,
+            declare=declare,
+            fields=fields,
+            ids=ids,
+            source=source,
+            tokens=tokens,
+            column=column,
+            allow_remote=allow_remote,
+            allow_private=allow_private,
+            decoding=decoding,
+            workers=workers,
+            patience=patience,
+            progress=watch,
+        )
+
+    return await _stoppable(Calls(None), run, progress=progress)
+
+
+async def load(
+    url: str,
+    file: str | os.PathLike[str],
+    *,
+    policy: Policy | None = None,
+    progress: Progress | bool | None = None,
+) -> Report:
+    """``pixdex.load``, awaited. When cancelled, it stops after the part in hand, and only then does the cancellation go
+    on; the same call goes on from there.
+    """
+
+    def run(watch: Progress) -> Report:
+        from pixdex import transfer  # late: it loads numpy
+
+        return transfer.load(url, file, policy=policy, progress=watch)
+
+    return await _stoppable(Calls(None), run, progress=progress)
+
+
+async def _stoppable(calls: Calls, work: Callable[[Progress], Report], *, progress: Progress | bool | None) -> Report:
+    """``work``, which says now and then how far it is; when cancelled, it is stopped there."""
+    stop = threading.Event()
+
+    def run() -> Report:
+        with following(progress) as follow:
+            return work(partial(_stop_or_follow, stop, follow))
+
+    return await calls.run_to_rest(run, stop.set)
+
+
 class _Stopped(Exception):
-    """The add was cancelled."""
+    """The call was cancelled."""
 
 
 def _stop_or_follow(stop: threading.Event, follow: Progress | None, report: Report) -> None:

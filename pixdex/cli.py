@@ -7,35 +7,62 @@ Results go to standard output, everything else to standard error.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from pixdex._options import (
+    AllowPrivate,
+    AllowRemote,
+    Background,
+    Column,
+    Declared,
+    Encoder,
+    FieldValues,
+    Format,
+    Frame,
+    Json,
+    MaxBytes,
+    MaxPixels,
+    Patience,
+    Pictures,
+    SourceName,
+    Truncated,
+    Url,
+    WhenTruncated,
+    Where,
+    Workers,
+    decoding,
+    kinds_and_fields,
+)
 from pixdex._printing import (
-    console,
     one_line,
+    print_findings,
     print_hits,
     print_json,
+    print_outcomes,
     print_proposal,
-    print_report,
     proposed,
     write_page,
 )
-
-if TYPE_CHECKING:
-    from pixdex.index import ImageIndex
-    from pixdex.report import Report
+from pixdex._shell import check_there, encoded, loaded, open_index, show_report
+from pixdex.encoders.decoding import PATIENCE
 
 __all__ = ["app", "main"]
 
-_STATE = {"debug": False, "whole": False}
-"""How the command runs: with traces of errors; writing something that is whole or not there at all."""
+
+@dataclass(slots=True)
+class _State:
+    """How the command runs: with traces of errors; into which file it encodes."""
+
+    debug: bool = False
+    output: Path | None = None
+
+
+_STATE = _State()
 _STOPPED = 130
-_ALL_STAYS = "what was written stays, run the same again to go on"
-_NOTHING_STAYS = "no file was written"
 
 app = typer.Typer(
     name="pixdex",
@@ -44,56 +71,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Url = Annotated[str, typer.Argument(metavar="URL", help="Store and collection, such as pq://photos.pix")]
-Encoder = Annotated[
-    str | None, typer.Option("--encoder", "-e", help="Encoder reference; default: the collection's own, or classic.")
-]
-Pictures = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="SOURCE...",
-        help="Folders, picture files, patterns, lists (.txt), tables (.csv, .tsv, .jsonl, .parquet), archives (.zip, "
-        ".tar, .tar.gz), addresses (https://, s3://).",
-    ),
-]
-FieldValues = Annotated[
-    list[str] | None, typer.Option("--field", "-f", metavar="NAME=VALUE", help="A field of every picture.")
-]
-Declared = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--declare",
-        metavar="NAME:KIND",
-        help="Declare a field: text, int, float, bool, time, geo; KIND[] for lists.",
-    ),
-]
-SourceName = Annotated[
-    str | None, typer.Option("--source", help="Name of the folder or archive in ids; default: its own name.")
-]
-Column = Annotated[
-    str | None,
-    typer.Option("--column", help="Column of tables that names pictures; default: path, file, filename, image or url."),
-]
-AllowRemote = Annotated[
-    bool, typer.Option("--allow-remote", help="Fetch pictures over http, and from addresses that tables name.")
-]
-AllowPrivate = Annotated[
-    bool, typer.Option("--allow-private", help="Fetch also from this machine and private networks.")
-]
-
-
-class Format(StrEnum):
-    """What an encoder is exported for."""
-
-    ONNX = "onnx"
-    OPENVINO = "openvino"
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Where = Annotated[
-    str | None, typer.Option("--where", "-w", help='Filter, such as: year >= 2020 and not (album == "x")')
-]
 
 
 def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it
@@ -114,7 +91,7 @@ def _options(
 ) -> None:
     """Image search on the vector store you have."""
     del version
-    _STATE["debug"] = debug
+    _STATE.debug = debug
 
 
 @app.command()
@@ -130,6 +107,13 @@ def add(
     column: Column = None,
     allow_remote: AllowRemote = False,
     allow_private: AllowPrivate = False,
+    frame: Frame = 0,
+    truncated: WhenTruncated = Truncated.REFUSE,
+    background: Background = "FFFFFF",
+    max_pixels: MaxPixels = None,
+    max_bytes: MaxBytes = None,
+    workers: Workers = None,
+    patience: Patience = PATIENCE,
     json: Json = False,
 ) -> None:
     """Add pictures: folders are walked, what is there already is skipped, what is broken is reported.
@@ -138,17 +122,17 @@ def add(
     """
     from pixdex.errors import ConfigError
 
-    kinds, fields = _kinds_and_fields(declare, field)
-    files = _encoded(pictures)
+    kinds, fields = kinds_and_fields(declare, field)
+    files = encoded(pictures)
     if files:
         if len(files) < len(pictures):
             raise ConfigError(f"{files[0]} is encoded already: add such files by a command of their own")
         if any((encoder, kinds, fields, source, tokens, column)):
             raise ConfigError(f"{files[0]} is encoded already: encoder, fields and ids were chosen by pixdex encode")
-        _report(_loaded(url, files), as_json=json)
+        show_report(loaded(url, files), as_json=json)
         return
-    _check_there(pictures)
-    with _open(url, encoder=encoder, tokens=tokens) as index:
+    check_there(pictures)
+    with open_index(url, encoder=encoder, tokens=tokens) as index:
         index.declare(kinds)
         report = index.add(
             pictures,
@@ -157,8 +141,11 @@ def add(
             column=column,
             allow_remote=allow_remote,
             allow_private=allow_private,
+            decoding=decoding(frame, truncated, background, max_pixels, max_bytes),
+            workers=workers,
+            patience=patience,
         )
-    _report(report, as_json=json)
+    show_report(report, as_json=json)
 
 
 @app.command()
@@ -174,14 +161,21 @@ def encode(
     column: Column = None,
     allow_remote: AllowRemote = False,
     allow_private: AllowPrivate = False,
+    frame: Frame = 0,
+    truncated: WhenTruncated = Truncated.REFUSE,
+    background: Background = "FFFFFF",
+    max_pixels: MaxPixels = None,
+    max_bytes: MaxBytes = None,
+    workers: Workers = None,
+    patience: Patience = PATIENCE,
     json: Json = False,
 ) -> None:
     """Encode pictures into a file, for pixdex add to load: here or on another machine, without the encoder."""
     from pixdex.transfer import encode as encode_pictures
 
-    kinds, fields = _kinds_and_fields(declare, field)
-    _check_there(pictures)
-    _STATE["whole"] = True
+    kinds, fields = kinds_and_fields(declare, field)
+    check_there(pictures)
+    _STATE.output = output
     report = encode_pictures(
         pictures,
         output,
@@ -193,8 +187,11 @@ def encode(
         column=column,
         allow_remote=allow_remote,
         allow_private=allow_private,
+        decoding=decoding(frame, truncated, background, max_pixels, max_bytes),
+        workers=workers,
+        patience=patience,
     )
-    _report(report, as_json=json)
+    show_report(report, as_json=json)
 
 
 @app.command()
@@ -214,6 +211,11 @@ def search(
     rerank: Annotated[str | None, typer.Option(help="Reranker, such as maxsim.")] = None,
     candidates: Annotated[int, typer.Option(min=1, help="How many hits the reranker sees.")] = 100,
     encoder: Encoder = None,
+    frame: Frame = 0,
+    truncated: WhenTruncated = Truncated.REFUSE,
+    background: Background = "FFFFFF",
+    max_pixels: MaxPixels = None,
+    max_bytes: MaxBytes = None,
     json: Json = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page of thumbnails.")] = None,
 ) -> None:
@@ -223,7 +225,7 @@ def search(
 
     if (query is None) == (text is None):
         raise typer.BadParameter("give a picture, an id or --text, one of them", param_hint="PICTURE|ID")
-    with _open(url, encoder=encoder) as index:
+    with open_index(url, encoder=encoder) as index:
         hits = index.search(
             query,
             text=text,
@@ -233,6 +235,7 @@ def search(
             exclude_self=exclude_self,
             rerank=rerank,
             candidates=candidates,
+            decoding=decoding(frame, truncated, background, max_pixels, max_bytes),
         )
     if json:
         print_json([{"id": hit.id, "score": hit.score, "payload": hit.payload} for hit in hits])
@@ -291,6 +294,41 @@ def delete(
     finally:
         connector.close()
     typer.echo(f"removed {count}", err=True)
+
+
+@app.command()
+def compact(url: Url) -> None:
+    """Give back the room of replaced and deleted records."""
+    from pixdex.collection import Collection
+    from pixdex.connectors import connect
+
+    connector, name = connect(url)
+    try:
+        done = Collection.open(connector, name).compact()
+    finally:
+        connector.close()
+    typer.echo(f"kept {done.kept} vectors, removed {done.removed}, {done.freed / 1e6:.1f} MB freed", err=True)
+
+
+@app.command()
+def verify(url: Url, *, json: Json = False) -> None:
+    """Read everything in a collection and compare it with its checksums; exit 1 if something is lost."""
+    import dataclasses
+
+    from pixdex.collection import Collection
+    from pixdex.connectors import connect
+
+    connector, name = connect(url)
+    try:
+        findings = Collection.open(connector, name).verify()
+    finally:
+        connector.close()
+    if json:
+        print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        print_findings(findings)
+    if any(finding.lost for finding in findings):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -355,7 +393,7 @@ def attach(
             )
     finally:
         connector.close()
-    _report(report, as_json=json)
+    show_report(report, as_json=json)
 
 
 @app.command()
@@ -382,12 +420,13 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where it goes.")],
     *,
     form: Annotated[Format, typer.Option("--format", help="What runs it.")] = Format.ONNX,
+    text: Annotated[bool, typer.Option(help="The side of the texts too, of an encoder that has one.")] = True,
 ) -> None:
     """Write an encoder as a folder that loads without torch: an encoder reference as any, with the same vectors."""
     from pixdex import encoders
     from pixdex.encoders.export import export as export_encoder
 
-    export_encoder(encoders.load(encoder), folder, format=form.value)
+    export_encoder(encoders.load(encoder), folder, format=form.value, text=text)
     typer.echo(f"exported to {folder}", err=True)
 
 
@@ -398,98 +437,21 @@ def demo(
     encoder: Encoder = None,
 ) -> None:
     """Index photographs and edited copies of them, and see whether search finds them again."""
-    from pixdex._html import page
-    from pixdex.demo import EDITS, run
+    from pixdex.demo import run
 
-    outcomes = run(folder, encoder=encoder)
-    out = console()
-    first = next((o for o in outcomes if o.photograph == "chelsea"), outcomes[0])
-    out.print(f"[bold]{first.query.name}[/bold] finds:")
-    print_hits(first.hits)
-    for edit in EDITS:
-        of_edit = [outcome for outcome in outcomes if outcome.edit == edit]
-        out.print(f"{edit:11} {sum(o.right for o in of_edit):3} of {len(of_edit)} top hits are the same photograph")
-    right = sum(outcome.right for outcome in outcomes)
-    out.print(f"[bold]top hit right: {right} of {len(outcomes)} = {right / len(outcomes):.1%}[/bold]")
-    target = folder / "hits.html"
-    note = f"{len(outcomes)} edited copies searched for; the top hit is right for {right / len(outcomes):.1%}"
-    sections = [(f"{o.photograph}, {o.edit}", o.query, o.hits) for o in outcomes]
-    target.write_text(page("pixdex demo", note, sections), encoding="utf-8")
-    out.print(f"page: {target}")
+    print_outcomes(run(folder, encoder=encoder), folder / "hits.html")
 
 
-# --- between the shell and the library ----------------------------------------------------------------
+def _what_stays() -> str:
+    """What is left of a command that was stopped."""
+    if _STATE.output is None:
+        return "what was written stays, run the same again to go on"
+    from pixdex.transfer import partial_of
 
-
-def _open(url: str, *, encoder: str | None, tokens: bool = False) -> ImageIndex:
-    from pixdex.index import open as open_index
-
-    return open_index(url, encoder=encoder, tokens=tokens)
-
-
-def _kinds_and_fields(
-    declare: Sequence[str] | None, field: Sequence[str] | None
-) -> tuple[dict[str, str], dict[str, Any]]:
-    kinds = dict(_split(text, ":", "--declare") for text in declare or ())
-    return kinds, {
-        name: _value(text, kinds.get(name)) for name, text in (_split(t, "=", "--field") for t in field or ())
-    }
-
-
-def _check_there(pictures: Sequence[str]) -> None:
-    """Find out what does not exist before an encoder is loaded."""
-    from pathlib import PurePath
-
-    from pixdex.errors import ConfigError
-    from pixdex.pictures import as_path, path_exists
-    from pixdex.sources.addresses import scheme_of
-    from pixdex.sources.folders import is_pattern
-
-    for given in pictures:
-        path = as_path(given)
-        if path is not None and scheme_of(given) is None and not path_exists(path) and not is_pattern(path):
-            raise ConfigError(f"{PurePath(given)} does not exist")
-
-
-def _encoded(pictures: Sequence[str]) -> list[str]:
-    """Those that are files of pixdex encode."""
-    from pixdex.pictures import as_path
-    from pixdex.vectors_file import is_vectors
-
-    return [given for given in pictures if is_vectors(as_path(given) or Path(given))]
-
-
-def _loaded(url: str, files: Sequence[str]) -> Report:
-    from pixdex.report import Report
-    from pixdex.transfer import load
-
-    return Report.together([load(url, file) for file in files])
-
-
-def _report(report: Report, *, as_json: bool) -> None:
-    print_report(report, as_json=as_json)
-    if report.quarantined and len(report.quarantined) == report.seen:
-        raise typer.Exit(1)  # not one of them could be used
-
-
-def _split(text: str, mark: str, option: str) -> tuple[str, str]:
-    name, found, value = text.partition(mark)
-    if not found or not name:
-        raise typer.BadParameter(f"{text!r}: write NAME{mark}{'KIND' if mark == ':' else 'VALUE'}", param_hint=option)
-    return name, value
-
-
-def _value(text: str, kind: str | None) -> Any:
-    """A field's value from the shell, by its declared kind, else by its look: 3, 2.5, true, text."""
-    import orjson
-
-    if kind in ("text", "time"):
-        return text
-    try:
-        value = orjson.loads(text)
-    except ValueError:
-        return text
-    return text if value is None else value
+    folder = partial_of(_STATE.output.expanduser())
+    if not folder.exists():
+        return "nothing was written"
+    return f"what was encoded stays in {folder}, run the same again to go on"
 
 
 def main() -> None:
@@ -500,11 +462,10 @@ def main() -> None:
         app(standalone_mode=True)
     except SystemExit as stop:
         if stop.code == _STOPPED:  # typer has caught Ctrl-C itself
-            whole = _STATE["whole"]
-            typer.echo(f"stopped; {_NOTHING_STAYS if whole else _ALL_STAYS}", err=True)
+            typer.echo(f"stopped; {_what_stays()}", err=True)
         raise
     except (PixdexError, OSError) as error:
-        if _STATE["debug"]:
+        if _STATE.debug:
             raise
         typer.echo(f"pixdex: {one_line(error)}", err=True)
         sys.exit(1)

@@ -5,25 +5,29 @@ from __future__ import annotations
 from collections.abc import Collection as Sized
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from pixdex import encoders, rerankers
+from pixdex import rerankers
+from pixdex._adding import canonical, check_distinct, check_source, settled, undeclared, with_ids
 from pixdex._asking import asked, asked_in_words, itself, reranked
+from pixdex._encoders_of import DEFAULT_ENCODER, encoder_for, require_own
+from pixdex._encoding import check_pace
+from pixdex._info import Info, describe, of_collection
 from pixdex._names import check_collection
 from pixdex._progress import following
-from pixdex._records import check_ids, checked
 from pixdex.collection import Collection
 from pixdex.connectors import connect
-from pixdex.errors import ConfigError, InvalidRecord, NotFound, Unsupported
+from pixdex.encoders.decoding import PATIENCE, Decoding
+from pixdex.errors import ConfigError, NotFound, Unsupported
 from pixdex.fields import AUTOMATIC, IMAGE, check_user_fields, declared, infer, spelled
 from pixdex.filters import Filter
 from pixdex.ingest import ingest
 from pixdex.pictures import NO_PICTURE, Item, Picture, is_picture, several
 from pixdex.report import Progress, Report
 from pixdex.sources import Options, Origin, Source, Sources
-from pixdex.types import Batch, Field, Hit, Kind, Payload, Spec, Tuning, Vector, Want
+from pixdex.types import Batch, Field, Hit, Kind, Spec, Tuning, Vector, Want
 from pixdex.types import Source as Remembered
 
 if TYPE_CHECKING:
@@ -34,25 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_ENCODER", "ImageIndex", "Info", "declared_fields", "describe", "open"]
 
-DEFAULT_ENCODER = "classic"
-
 Fields: TypeAlias = "Mapping[str, Kind | str | Field]"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Info:
-    """What an index is, for people: the store, the collection, its encoder, fields and size."""
-
-    store: str
-    collection: str
-    count: int
-    encoder: str
-    fingerprint: str
-    dim: int
-    metric: str
-    fields: Mapping[str, str]
-    tokens: str | None
-    sources: Mapping[str, str]
 
 
 def open(  # noqa: A001 - pixdex.open, as gzip.open
@@ -90,7 +76,7 @@ def open(  # noqa: A001 - pixdex.open, as gzip.open
             connector,
             name,
             collection=collection,
-            encoder=_encoder_for(collection, encoder),
+            encoder=encoder_for(collection, encoder),
             fields=declared_fields(fields or {}),
             tokens=tokens,
             policy=policy,
@@ -107,39 +93,6 @@ def declared_fields(fields: Fields) -> tuple[Field, ...]:
         ConfigError: there is no such kind.
     """
     return tuple(declared(name, kind) for name, kind in fields.items())
-
-
-def _encoder_for(collection: Collection | None, encoder: Encoder | str | None) -> Encoder:
-    """The encoder asked for, else the collection's own, else the default; checked against the collection."""
-    if encoder is None and collection is not None and collection.spec.encoder is not None:
-        loaded = _own_encoder(collection.name, collection.spec.encoder)
-    else:
-        encoder = DEFAULT_ENCODER if encoder is None else encoder
-        loaded = encoders.load(encoder) if isinstance(encoder, str) else encoder
-    if collection is not None:
-        _require(collection, loaded)
-    return loaded
-
-
-def _require(collection: Collection, encoder: Encoder) -> None:
-    """Make sure that the collection's vectors and tokens are this encoder's."""
-    if all(vector.name != IMAGE for vector in collection.spec.vectors):
-        raise Unsupported(
-            f"collection {collection.name!r} has no vector {IMAGE!r} to search pictures by: give its records one with "
-            "pixdex attach, or say which of its vectors the encoder made with pixdex adopt --encoder"
-        )
-    collection.require(encoder.fingerprint, vector=IMAGE)
-    collection.require_tokens(encoder.token_spec)
-
-
-def _own_encoder(name: str, reference: str) -> Encoder:
-    try:
-        return encoders.load(reference)
-    except ConfigError as error:
-        raise ConfigError(
-            f"collection {name!r} was written by encoder {reference!r}, which cannot be made here: {error}. "
-            "Say with encoder= where it is now"
-        ) from error
 
 
 class ImageIndex:
@@ -182,7 +135,7 @@ class ImageIndex:
         if self._collection is None:
             with suppress(NotFound):
                 found = Collection.open(self._connector, self._name, policy=self._policy)
-                _require(found, self.encoder)
+                require_own(found, self.encoder)
                 self._collection = found
         return self._collection
 
@@ -211,6 +164,9 @@ class ImageIndex:
         column: str | None = None,
         allow_remote: bool = False,
         allow_private: bool = False,
+        decoding: Decoding = Decoding(),
+        workers: int | None = None,
+        patience: float = PATIENCE,
         progress: Progress | bool | None = None,
     ) -> Report:
         """Add pictures: what is there already is neither encoded nor written again.
@@ -230,15 +186,20 @@ class ImageIndex:
                 the content hash for what has neither.
             source: name of the folder or archive in ids; default its own name.
             tokens: write the encoder's tokens too; default: what the collection was made for.
-            column: the column of tables that names the pictures; default: ``path``, ``file``, ``filename``, ``image``
+            column: the column of tables that names or holds the pictures; default: ``path``, ``file``, ``filename``, ``image``
                 or ``url``.
             allow_remote: fetch pictures over http, and from addresses that tables name.
             allow_private: such addresses may lead to this machine and to private networks.
+            decoding: how picture files are read, and what one may cost: which frame, what becomes of truncated files,
+                the background behind transparency, limits. Another frame or background makes other content of a file,
+                so that what is there is encoded anew; another rule for truncated files, or another limit, does not.
+            workers: how many pictures are decoded at once; default one a core, eight at most.
+            patience: seconds that one picture may take to be read, and to be decoded; then it is reported.
             progress: True for a bar, a function, or False; default a bar on a terminal.
 
         Raises:
-            ConfigError: no such file, a folder or archive without pictures, ids that do not fit, something that is
-                no picture by its type, a source name that stands for another folder already, an address that may not
+            ConfigError: no such file, a folder or archive without pictures, ids that do not fit, no workers or patience,
+                something that is no picture by its type, a source name that stands for another folder already, an address that may not
                 be fetched. Raised before anything is written, save for what an iterator brings later.
             MissingDependency: a table, an address or a file needs an extra.
             InvalidRecord: an id or a field that cannot be kept; nothing is written.
@@ -246,20 +207,27 @@ class ImageIndex:
         """
         given = dict(fields or {})
         check_user_fields(given)
+        check_pace(workers, patience)
         if ids is not None:
-            _check_distinct(ids)
-        options = Options(source=source, column=column, allow_remote=allow_remote, allow_private=allow_private)
+            check_distinct(ids)
+        options = Options(
+            source=source,
+            column=column,
+            allow_remote=allow_remote,
+            allow_private=allow_private,
+            max_bytes=decoding.limits.max_bytes,
+        )
         with Sources(options) as sources, following(progress) as follow:
             several_pictures = several(pictures)
             known = self._known(several_pictures, sources, ids)
             notices = self._ready(given, known, tokens=tokens)
-            canonical = _canonical(given, self.collection.spec)
+            payload = canonical(given, self.collection.spec)
             if ids is None:
-                items = self._items(known or map(sources.of, several_pictures), canonical)
+                items = self._items(known or map(sources.of, several_pictures), payload)
             else:
-                named = _with_ids(ids, several_pictures)
-                items = (Item(record, sources.one(picture), canonical) for record, picture in named)
-            return ingest(
+                named = with_ids(ids, several_pictures)
+                items = (Item(record, sources.one(picture), payload) for record, picture in named)
+            report = ingest(
                 items,
                 self.collection,
                 self.encoder,
@@ -267,7 +235,11 @@ class ImageIndex:
                 tokens=self.collection.spec.tokens is not None if tokens is None else tokens,
                 notices=notices,
                 progress=follow,
+                decoding=decoding,
+                workers=workers,
+                patience=patience,
             )
+        return settled(self.collection, report)
 
     def _known(self, pictures: Iterable[Picture], sources: Sources, ids: Sequence[str] | None) -> Sequence[Source]:
         """The sources of pictures that are there already, none of an iterator's: looked at before a collection is made
@@ -286,7 +258,7 @@ class ImageIndex:
             source.check()
             origin = source.origin
             if origin is not None:
-                _check_source(origin, roots)
+                check_source(origin, roots)
                 roots[origin.name] = origin.root
         return known
 
@@ -306,7 +278,7 @@ class ImageIndex:
             there = collection.spec.field(field.name)
             if there is not None and (there.kind, there.many) != (field.kind, field.many):
                 notices.append(f"field {field.name!r} stays {spelled(there)}: this collection was made with it so")
-        return notices + [_undeclared(name) for name in fields if collection.spec.field(name) is None]
+        return notices + [undeclared(name) for name in fields if collection.spec.field(name) is None]
 
     def _create(self, fields: Mapping[str, Any], known: Sequence[Source], *, tokens: bool) -> list[str]:
         if tokens and self.encoder.token_spec is None:
@@ -327,10 +299,10 @@ class ImageIndex:
             tokens=self.encoder.token_spec if tokens else None,
             encoder=self.encoder.reference,
         )
-        _canonical(fields, spec)
+        canonical(fields, spec)
         self._collection = Collection.create(self._connector, self._name, spec, policy=self._policy)
         notices = [f"field {f.name!r} is declared as {spelled(f)} (open(fields=...) overrides)" for f in new]
-        return notices + [_undeclared(name) for name, field in suggested.items() if field is None]
+        return notices + [undeclared(name) for name, field in suggested.items() if field is None]
 
     def declare(self, fields: Fields) -> None:
         """Declare more fields to filter on; records that are there are filled from their payload. What is
@@ -368,7 +340,7 @@ class ImageIndex:
         if origin.name not in self._roots():
             self.collection.refresh()  # another handle may have taken the name meanwhile
         roots = self._roots()
-        _check_source(origin, roots)
+        check_source(origin, roots)
         if origin.name not in roots:
             self.collection.alter(sources=(Remembered(name=origin.name, root=origin.root),))
 
@@ -390,6 +362,7 @@ class ImageIndex:
         rerank: Reranker | str | None = None,
         candidates: int = 100,
         tuning: Tuning = Tuning(),
+        decoding: Decoding = Decoding(),
     ) -> list[Hit]:
         """The pictures most like ``query``, or most like what ``text`` says, best first.
 
@@ -404,6 +377,7 @@ class ImageIndex:
             rerank: a reranker or its name; it scores the best ``candidates`` anew from their tokens.
             candidates: how many hits the reranker sees; hits beyond those keep their score and order, below.
             tuning: time for recall, or exact.
+            decoding: how a query that is a picture file is read, as of ``add``.
 
         Raises:
             NotFound: no such file and no such id, or nothing was added yet.
@@ -420,7 +394,7 @@ class ImageIndex:
             raise Unsupported("this collection keeps no tokens to rerank with: make a new one with tokens=True")
         by_tokens = reranker is not None and reranker.uses_tokens
         if text is None:
-            found = asked(query, self.encoder, self.collection, tokens=by_tokens)
+            found = asked(query, self.encoder, self.collection, decoding, tokens=by_tokens)
         else:
             found = asked_in_words(text, self.encoder)
         own = itself(found, self.collection) if exclude_self else None
@@ -457,69 +431,4 @@ class ImageIndex:
         Raises:
             NotFound: nothing was added yet.
         """
-        return _info(self.collection)
-
-
-def describe(connector: Connector, name: str) -> Info:
-    """What a collection is, without loading its encoder.
-
-    Raises:
-        NotFound: there is none of that name.
-    """
-    return _info(Collection.open(connector, name))
-
-
-def _info(collection: Collection) -> Info:
-    spec = collection.spec
-    vector = next((v for v in spec.vectors if v.name == IMAGE), spec.vectors[0])
-    return Info(
-        store=collection.connector.scheme,
-        collection=collection.name,
-        count=collection.count(),
-        encoder=spec.encoder or vector.fingerprint.encoder,
-        fingerprint=vector.fingerprint.digest,
-        dim=vector.dim,
-        metric=vector.metric,
-        fields={f.name: spelled(f) for f in spec.fields},
-        tokens=None if spec.tokens is None else f"{spec.tokens.count} x {spec.tokens.dim} {spec.tokens.dtype}",
-        sources={s.name: s.root for s in spec.sources},
-    )
-
-
-def _check_source(origin: Origin, roots: Mapping[str, str]) -> None:
-    if roots.get(origin.name, origin.root) != origin.root:
-        raise ConfigError(
-            f"source {origin.name!r} stands for {roots[origin.name]} in this collection: give {origin.root} another "
-            "name with source="
-        )
-
-
-def _check_distinct(ids: Sequence[str]) -> None:
-    check_ids(ids)
-    if len(set(ids)) < len(ids):
-        twice = next(record for record in ids if ids.count(record) > 1)
-        raise ConfigError(f"id {twice!r} stands twice in one call: one id per picture")
-
-
-def _with_ids(ids: Sequence[str], pictures: Iterable[Picture]) -> Iterator[tuple[str, Picture]]:
-    rest = iter(pictures)
-    for row, record in enumerate(ids):
-        try:
-            picture = next(rest)
-        except StopIteration:
-            raise ConfigError(f"{len(ids)} ids for {row} pictures: give one id per picture") from None
-        yield record, picture
-    if any(True for _ in rest):
-        raise ConfigError(f"{len(ids)} ids for more pictures: give one id per picture")
-
-
-def _undeclared(name: str) -> str:
-    return f"field {name!r} is not declared, so it is kept but cannot be filtered on: declare it to change that"
-
-
-def _canonical(fields: Mapping[str, Any], spec: Spec) -> Payload:
-    """The fields as they will be kept; refused, if they cannot be, before a file is read."""
-    try:
-        return (checked(Batch(("fields",), payloads=(fields,)), spec).payloads or ())[0]
-    except InvalidRecord as error:
-        raise InvalidRecord(str(error).replace("record 'fields': ", "", 1)) from None
+        return of_collection(self.collection)

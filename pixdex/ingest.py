@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pixdex._crew import Crew, Job
-from pixdex._decoding import PATIENCE
 from pixdex._encoding import Encoded, Encoding
 from pixdex._records import holds
+from pixdex.encoders.decoding import PATIENCE, Decoding
 from pixdex.errors import InvalidImage
 from pixdex.fields import AUTOMATIC_NAMES, CONTENT, users_own
 from pixdex.filters import F
@@ -62,22 +62,24 @@ def ingest(
     tokens: bool = False,
     notices: Sequence[str] = (),
     progress: Progress | None = None,
-    threads: int | None = None,
+    decoding: Decoding = Decoding(),
+    workers: int | None = None,
     patience: float = PATIENCE,
 ) -> Report:
     """Add pictures to a collection that declares the ``fields.AUTOMATIC`` ones.
 
     ``items`` may hold None for what was passed over; at most 256 are held at a time, and one chunk of them. ``vector``
-    is the name the vectors are written under. With ``tokens`` records get the encoder's tokens too. A picture that
-    takes more than ``patience`` seconds to read or to decode is set aside.
+    is the name the vectors are written under. With ``tokens`` records get the encoder's tokens too. Files are decoded
+    as ``decoding`` says, ``workers`` at once; one that takes more than ``patience`` seconds to read or to decode is set
+    aside.
 
     Raises:
         StoreError: the store failed; what was written stays, and adding again goes on from there.
     """
     tally = Tally()
     with (
-        Encoding(encoder, vector, tokens=tokens, threads=threads, patience=patience) as encoding,
-        _Reading(items, tally, patience) as reading,
+        Encoding(encoder, vector, tokens=tokens, decoding=decoding, workers=workers, patience=patience) as encoding,
+        _Reading(items, tally, decoding, patience) as reading,
     ):
         pipeline = _Pipeline(collection, encoding, vector, tokens=tokens)
         coming: deque[_Chunk] = deque()
@@ -142,9 +144,10 @@ class _Place:
 class _Reading:
     """Items, hashed by threads some way ahead of who takes them, in order. A context that ends the threads."""
 
-    def __init__(self, items: Iterable[Item | None], tally: Tally, patience: float) -> None:
+    def __init__(self, items: Iterable[Item | None], tally: Tally, decoding: Decoding, patience: float) -> None:
         self._items = iter(items)
         self._tally = tally
+        self._decoding = decoding
         self._patience = patience
         self._ahead: deque[tuple[_Place, Job[_Hashed]]] = deque()
         self._given = 0  # bytes of pictures that are ahead and came as bytes or pixels
@@ -196,13 +199,13 @@ class _Reading:
         item = place.item
         try:
             if not isinstance(item.picture, Readable):
-                return _Hashed(item, content_hash(item.picture))
+                return _Hashed(item, content_hash(item.picture, self._decoding))
             data = item.picture.read()
             with self._lock:
                 if not place.taken:  # else it was given up meanwhile, and nobody takes what was read
                     place.read = len(data)
                     self._read += place.read
-            return _Hashed(replace(item, picture=_InMemory(item.label, data)), content_hash(data))
+            return _Hashed(replace(item, picture=_InMemory(item.label, data)), content_hash(data, self._decoding))
         except InvalidImage:
             raise
         except Exception as error:  # pictures are anybody's objects, and one stops nothing

@@ -56,6 +56,7 @@ SUFFIXES = frozenset({
 })  # fmt: skip
 _READ = 1 << 20
 _MAX_BYTES = images.Limits().max_bytes
+_PLAIN = images.Decoding()
 
 
 @runtime_checkable
@@ -263,17 +264,21 @@ def place_of(text: str) -> Payload:
     return {"path": text} if len(text.encode()) <= MAX_TEXT_BYTES else {}
 
 
-def content_hash(picture: Picture) -> str:
+def content_hash(picture: Picture, decoding: images.Decoding = _PLAIN) -> str:
     """BLAKE2b-128 of a file's bytes, wherever it lies; of the pixels for arrays and PIL images.
+
+    Another frame of a file is another picture, and so is the file on another background: where ``decoding`` chooses
+    one, it takes part in the hash. What decides only whether a file can be used does not.
 
     Raises:
         InvalidImage: the file cannot be read, or it is no picture at all.
     """
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16, person=_chosen(decoding))
     if isinstance(picture, Path):
+        limit = decoding.limits.max_bytes
         try:
-            with _opened(picture) as file:
-                for chunk in _chunks(file, _MAX_BYTES):
+            with _opened(picture, limit) as file:
+                for chunk in _chunks(file, limit):
                     digest.update(chunk)
         except OSError as error:
             raise InvalidImage(_unreadable(error)) from error
@@ -282,35 +287,42 @@ def content_hash(picture: Picture) -> str:
     elif isinstance(picture, Readable):
         digest.update(picture.read())
     else:
-        pixels = load_picture(picture)[0]
-        digest.update(repr(pixels.shape).encode())
+        pixels = load_picture(picture, decoding)[0]
+        digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(pixels).tobytes())
     return digest.hexdigest()
 
 
+def _chosen(decoding: images.Decoding) -> bytes:
+    """What of it gives other pixels; nothing where it is what is usual."""
+    if (decoding.frame, decoding.background) == (_PLAIN.frame, _PLAIN.background):
+        return b""
+    return decoding.frame.to_bytes(8, "big") + bytes(decoding.background)
+
+
 def load_picture(
-    picture: Picture, *, min_side: int | None = None, settings: images.Decoding = images.Decoding()
+    picture: Picture, decoding: images.Decoding = _PLAIN, *, min_side: int | None = None
 ) -> tuple[Pixels, dict[str, Any]]:
     """The upright pixels and the automatic fields of a picture, without path and content hash.
 
     Args:
         picture: what is taken for one.
+        decoding: how files are read, and what they may cost. Of it, arrays and PIL images take the background.
         min_side: a file whose shorter side has more pixels may be decoded at a fraction of its size that keeps at
             least so many. The fields tell the full size. Arrays and PIL images come as they are.
-        settings: how files are decoded, and what they may cost.
 
     Raises:
         InvalidImage: it cannot be used; the message is the reason.
     """
     if isinstance(picture, Path):
-        return _load_bytes(_read(picture, settings.limits.max_bytes), min_side, settings)
+        return _load_bytes(_read(picture, decoding.limits.max_bytes), decoding, min_side)
     if isinstance(picture, bytes | bytearray | memoryview):
-        return _load_bytes(bytes(picture), min_side, settings)
+        return _load_bytes(bytes(picture), decoding, min_side)
     if isinstance(picture, Readable):
-        return _load_bytes(picture.read(), min_side, settings)
+        return _load_bytes(picture.read(), decoding, min_side)
     if not is_picture(picture):
         raise InvalidImage(NO_PICTURE.format(type(picture).__name__))
-    background = settings.background
+    background = decoding.background
     if isinstance(picture, np.ndarray):
         pixels = images.from_array(picture, background=background)
     else:
@@ -371,15 +383,8 @@ def _unreadable(error: OSError) -> str:
     return f"cannot be read: {(error.strerror or str(error)).lower()}"
 
 
-def _load_bytes(source: bytes, min_side: int | None, settings: images.Decoding) -> tuple[Pixels, dict[str, Any]]:
-    decoded = images.decode(
-        source,
-        settings.limits,
-        background=settings.background,
-        min_side=min_side,
-        frame=settings.frame,
-        truncated=settings.truncated,
-    )
+def _load_bytes(source: bytes, decoding: images.Decoding, min_side: int | None) -> tuple[Pixels, dict[str, Any]]:
+    decoded = images.decode(source, decoding, min_side=min_side)
     fields: dict[str, Any] = {"width": decoded.width, "height": decoded.height}
     if decoded.taken is not None:
         fields["taken"] = decoded.taken

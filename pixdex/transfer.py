@@ -1,32 +1,36 @@
 """Encoding on one machine, loading on another: pictures to a file of vectors, and such a file to a collection.
 
-``encode`` goes through pictures as ``ImageIndex.add`` does, into a file instead of a store. ``load`` writes the file to
+``encode`` goes through pictures as ``ImageIndex.add`` does, into a store beside the file, which is written at the end. ``load`` writes the file to
 a collection of any store, and needs neither the pictures nor the encoder.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection as Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pixdex import encoders
+from pixdex._adding import settled
 from pixdex._names import check_collection
 from pixdex._progress import following
 from pixdex._records import coerce, holds
+from pixdex._unfinished import Unfinished, partial_of
 from pixdex.collection import Collection
 from pixdex.connectors import connect
-from pixdex.connectors.memory import MemoryConnector
+from pixdex.encoders.decoding import PATIENCE, Decoding
 from pixdex.errors import ConfigError, InvalidRecord, NotFound
 from pixdex.fields import AUTOMATIC_NAMES, IMAGE, spelled, users_own
 from pixdex.index import DEFAULT_ENCODER, ImageIndex, declared_fields
+from pixdex.pictures import as_path, is_picture, several
 from pixdex.report import Progress, Report, Tally
 from pixdex.types import Batch, Field, Payload, Source, Spec, Vector, Want
-from pixdex.vectors_file import SUFFIX, VectorsFile, Writer
+from pixdex.vectors_file import SUFFIX, VectorsFile, check_installed
 
 if TYPE_CHECKING:
     from pixdex.encoders.port import Encoder
@@ -34,9 +38,7 @@ if TYPE_CHECKING:
     from pixdex.pictures import Picture
     from pixdex.policy import Policy
 
-__all__ = ["encode", "load"]
-
-_NAME = "main"
+__all__ = ["encode", "load", "partial_of"]
 
 
 def encode(
@@ -52,35 +54,56 @@ def encode(
     column: str | None = None,
     allow_remote: bool = False,
     allow_private: bool = False,
+    decoding: Decoding = Decoding(),
+    workers: int | None = None,
+    patience: float = PATIENCE,
     progress: Progress | bool | None = None,
 ) -> Report:
     """Encode pictures into a Parquet file, which ``load`` writes to a collection, on this machine or another.
 
     The file is there when it is whole, and replaces one of that name. What cannot be used stands in it with the reason.
-    What is being written is kept under another name beside it.
+    Until then what is encoded is kept in ``<target>.partial``, a folder that the finished file replaces: interrupted or
+    killed, the same call goes on from there, and what it finds there counts as unchanged. A picture that is gone since
+    then stays in the file.
 
     Args:
-        pictures, fields, ids, source, column, allow_remote, allow_private, progress: as of ``ImageIndex.add``.
+        pictures, fields, ids, source, column, allow_remote, allow_private, decoding, workers, patience, progress: as of
+            ``ImageIndex.add``.
         target: the file, ``.parquet``.
         encoder: an encoder or its reference; default ``classic``.
         declare: name -> kind of fields to filter on, as of ``pixdex.open``.
         tokens: the encoder's tokens too.
 
     Raises:
-        ConfigError: as ``ImageIndex.add``, or the file cannot be written there.
+        ConfigError: as ``ImageIndex.add``, or the file cannot be written there; ``<target>.partial`` was begun with
+            other pictures or options, or is not ours.
+        FingerprintMismatch: ``<target>.partial`` was begun with another encoder.
+        StoreError: no space, another process that encodes into the same file, or ``<target>.partial`` is damaged; what
+            was encoded stays.
         MissingDependency: pyarrow is not installed, or what the pictures need.
         Unsupported: tokens of an encoder that has none.
     """
     path = Path(target).expanduser()
     if path.suffix.lower() != SUFFIX:
         raise ConfigError(f"{path}: the file is a Parquet file, and its name ends in {SUFFIX}")
+    check_installed()
     chosen = DEFAULT_ENCODER if encoder is None else encoder
     loaded = encoders.load(chosen) if isinstance(chosen, str) else chosen
-    store = _FileStore(path)
-    index = ImageIndex(
-        store, _NAME, collection=None, encoder=loaded, fields=declared_fields(declare or {}), tokens=tokens
+    declared = declared_fields(declare or {})
+    asked = _asked(
+        pictures,
+        ids,
+        tokens=tokens,
+        source=source,
+        column=column,
+        declared=declared,
+        fields=sorted((fields or {}).items()),
+        decoding=(decoding.frame, decoding.background, decoding.truncated),
     )
-    with store:
+    with Unfinished(path, loaded, asked) as unfinished:
+        index = ImageIndex(
+            unfinished.store, unfinished.name, collection=None, encoder=loaded, fields=declared, tokens=tokens
+        )
         report = index.add(
             pictures,
             fields=fields,
@@ -89,43 +112,24 @@ def encode(
             column=column,
             allow_remote=allow_remote,
             allow_private=allow_private,
+            decoding=decoding,
+            workers=workers,
+            patience=patience,
             progress=progress,
         )
-        store.finish(report)
+        unfinished.write(report)
     return report
 
 
-class _FileStore(MemoryConnector):
-    """A store that remembers one collection and no record: those go to the file."""
-
-    scheme = "file"
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-        self._writer: Writer | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def create(self, name: str, spec: Spec, *, timeout: float | None) -> None:
-        super().create(name, spec, timeout=timeout)
-        self._writer = Writer(self._path, spec)
-
-    def upsert(self, name: str, batch: Batch, *, timeout: float | None) -> None:
-        spec = self.describe(name, timeout=timeout)
-        if self._writer is not None:
-            self._writer.write(replace(batch, vectors={IMAGE: batch.vectors[spec.vector(IMAGE).column]}, absent={}))
-
-    def finish(self, report: Report) -> None:
-        """Add what could not be used, and put the file in its place."""
-        if self._writer is not None:
-            self._writer.write_unusable(report.quarantined)
-            self._writer.finish(self.describe(_NAME, timeout=None))
+def _asked(pictures: Picture | Iterable[Picture], ids: Sequence[str] | None, **options: object) -> Iterator[str]:
+    """What tells one call from another, piece by piece. Pictures in memory, and of an iterator, are not looked at."""
+    yield from (f"{name}={value!r}" for name, value in options.items())
+    yield from ids or ()
+    if not is_picture(pictures) and not isinstance(pictures, Sized):
+        return
+    for picture in several(pictures):
+        path = as_path(picture)
+        yield type(picture).__name__ if path is None else str(path.absolute())
 
 
 # --- loading -----------------------------------------------------------------------------------------------------------
@@ -159,7 +163,8 @@ def load(
             check_collection(name)
             collection = Collection.create(connector, name, found.spec, policy=policy)
         with following(progress) as follow:
-            return _Loading(found, collection).run(follow)
+            report = _Loading(found, collection).run(follow)
+        return settled(collection, report)
     finally:
         connector.close()
 

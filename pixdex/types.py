@@ -59,7 +59,7 @@ MAX_INT = 2**53 - 1
 """Largest integer of a payload or filter: the largest that every store and JSON reader keeps exactly."""
 MAX_TEXT_BYTES = 8 * 1024
 SPEC_VERSION = 2
-_ITEM_BYTES = {"int8": 1, "float16": 2, "float32": 4}
+_ITEM_BYTES = {"uint8": 1, "int8": 1, "float16": 2, "float32": 4}
 
 
 class Metric(StrEnum):
@@ -167,17 +167,40 @@ class Vector:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSpec:
-    """The local descriptors a record may carry for rerankers: at most ``count`` rows of ``dim``."""
+    """The local descriptors a record may carry for rerankers: at most ``count`` rows of ``dim`` values.
+
+    Of ``bits`` each value is kept by its sign: a row is ``dim / 8`` bytes, as ``numpy.packbits`` makes them, the first
+    value in the highest bit, 1 for what is positive. A matrix of uint8 is always such a one.
+
+    Raises:
+        ConfigError: the width of bits is no multiple of 8.
+    """
 
     count: int
     dim: int
-    dtype: Literal["int8", "float16", "float32"] = "int8"
+    dtype: Literal["bits", "int8", "float16", "float32"] = "int8"
     fingerprint: Fingerprint
+
+    def __post_init__(self) -> None:
+        if self.dtype == "bits" and self.dim % 8:
+            raise ConfigError(
+                f"tokens of bits have a multiple of 8 values, eight to a byte, not {self.dim}: project them, or take int8"
+            )
+
+    @property
+    def stored_dtype(self) -> Literal["uint8", "int8", "float16", "float32"]:
+        """What a token matrix consists of, as numpy calls it."""
+        return "uint8" if self.dtype == "bits" else self.dtype
+
+    @property
+    def width(self) -> int:
+        """Columns of a token matrix."""
+        return self.dim // 8 if self.dtype == "bits" else self.dim
 
     @property
     def max_bytes(self) -> int:
         """Bytes of a full token matrix."""
-        return self.count * self.dim * _ITEM_BYTES[self.dtype]
+        return self.count * self.width * _ITEM_BYTES[self.stored_dtype]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from pixdex.types import Batch, Spec, TokenSpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SUFFIX", "Part", "VectorsFile", "Writer", "is_vectors"]
+__all__ = ["SUFFIX", "Part", "VectorsFile", "Writer", "check_installed", "is_vectors"]
 
 SUFFIX = ".parquet"
 _VERSION = 1
@@ -60,6 +60,11 @@ def _metadata(path: Path) -> dict[bytes, bytes]:
         return parquet.read_metadata(path).metadata or {}
     except (OSError, ValueError):  # not there, or not Parquet: ArrowInvalid is a ValueError
         return {}
+
+
+def check_installed() -> None:
+    """Raises MissingDependency for what files of vectors need."""
+    _parquet()
 
 
 def _parquet() -> Any:
@@ -156,10 +161,11 @@ class Writer:
         self._parquet.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
         self._rows, self._bytes = [], 0
 
-    def finish(self, spec: Spec) -> None:
-        """Write what is left, with the Spec as it is now, and put the file in its place."""
+    def finish(self) -> None:
+        """Write what is left, and put the file in its place."""
         if self._rows:
             self._write_group()
+        spec = self._spec
         vector = spec.vector(IMAGE)
         self._parquet.add_key_value_metadata(
             {
@@ -282,4 +288,4 @@ def _part(rows: Any, dim: int, tokens: TokenSpec | None) -> Part:
 
 
 def _matrix(blob: bytes | None, tokens: TokenSpec) -> NDArray[Any] | None:
-    return None if blob is None else np.frombuffer(blob, dtype=tokens.dtype).reshape(-1, tokens.dim)
+    return None if blob is None else np.frombuffer(blob, dtype=tokens.stored_dtype).reshape(-1, tokens.width)

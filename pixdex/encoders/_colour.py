@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pixdex.encoders._settings import Colour
+from pixdex.encoders.decoding import Colour
 from pixdex.encoders.port import Pixels
 from pixdex.errors import InvalidImage
 

@@ -18,7 +18,8 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from pixdex.encoders import _colour, exif
-from pixdex.encoders._settings import Decoding, Limits, Raster
+from pixdex.encoders._raster import Raster
+from pixdex.encoders.decoding import Decoding, Limits
 from pixdex.errors import InvalidImage
 
 __all__ = ["Header", "OddLayout", "decode", "read_header"]

@@ -15,7 +15,8 @@ from PIL import Image
 
 from pixdex.encoders import _colour, exif
 from pixdex.encoders._formats import Png, check_ppm, check_tiff, lean_gif, plugin, read_png, webp_size
-from pixdex.encoders._settings import Colour, Decoding, Raster
+from pixdex.encoders._raster import Raster
+from pixdex.encoders.decoding import Colour, Decoding
 from pixdex.errors import InvalidImage
 
 if TYPE_CHECKING:

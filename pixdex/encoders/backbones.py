@@ -56,7 +56,7 @@ class Network(Protocol):
         dim: width of a descriptor.
         own_dim: width of its own embedding, None without one.
         cells: how many local descriptors a picture has.
-        batch_size: how many pictures a call of ``forward`` likes best.
+        batch_size: how many pictures a call of ``forward`` likes best; another number when ``auto`` has chosen.
     """
 
     @property
@@ -76,6 +76,10 @@ class Network(Protocol):
 
     def forward(self, batch: NDArray[np.uint8]) -> Activations:
         """Descriptors of fitted pictures, uint8 ``[n, h, w, 3]``. Safe to call from several threads at once."""
+        ...
+
+    def settle(self) -> str:
+        """Have the runtime ``auto`` measure now, instead of in the course of work; the name of what runs it then."""
         ...
 
     def weights_digest(self) -> str:
@@ -125,7 +129,7 @@ class Trunk:
 
         A folder never touches the network. A hub name is looked up in the local cache first, then, unless
         ``HF_HUB_OFFLINE`` is set, on the hub. ``preprocess`` replaces what the folder says about its input. ``runtime``
-        names what runs the network; None: what the variable ``PIXDEX_RUNTIME`` names, else torch in float32.
+        names what runs the network; None: what the variable ``PIXDEX_RUNTIME`` names, else ``auto``.
 
         Raises:
             ConfigError: not a model, no safetensors weights, weights that don't fit, or nothing known about its input.
@@ -164,6 +168,12 @@ class Trunk:
     def forward(self, batch: NDArray[np.uint8]) -> Activations:
         """Descriptors of fitted pictures, uint8 ``[n, h, w, 3]``."""
         return self._started().forward(batch)
+
+    def settle(self) -> str:
+        """See ``Network``."""
+        from pixdex.encoders.runtimes.patient import settled
+
+        return settled(self._started()).name
 
     def weights_digest(self) -> str:
         """Digest of the parameters in float32, however the file stores them."""

@@ -1,4 +1,4 @@
-"""Encoders composed of a network, a pooling, a head and normalization.
+"""Encoders composed of a network, a pooling and normalization.
 
 A composition is referred to as ``hf:<folder or hub name>?pooling=cls&tokens=64`` or, once saved, by its folder, which
 holds everything that makes the same encoder again. Nothing here needs torch: the network may be an exported one.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote
@@ -18,14 +17,15 @@ import orjson
 from numpy.typing import NDArray
 
 from pixdex.encoders._digest import digest_of, fingerprint_of
-from pixdex.encoders.backbones import Activations, Network, Trunk
-from pixdex.encoders.pooling import GEM_POWER, Pooling, gem_pool, mean_pool
+from pixdex.encoders.backbones import Network, Trunk
+from pixdex.encoders.composition import DEFAULT_TOKENS, Composition
+from pixdex.encoders.pooling import GEM_POWER, Pooling
 from pixdex.encoders.port import Features, Pixels
 from pixdex.encoders.preprocess import Preprocess
-from pixdex.encoders.text import TextTower
-from pixdex.encoders.tokens import Choice, Projection, quantize, select, unit
+from pixdex.encoders.text import TextTower, TrunkText
+from pixdex.encoders.tokens import Choice, Coding, Projection, unit
 from pixdex.errors import AlreadyExists, ConfigError, Unsupported
-from pixdex.types import Metric, TokenSpec
+from pixdex.types import Metric
 
 __all__ = ["CONFIG_FILE", "DEFAULT_TOKENS", "ComposedEncoder", "Composition", "DualEncoder", "load", "read_document"]
 
@@ -34,94 +34,29 @@ D = TypeVar("D")
 
 CONFIG_FILE = "pixdex.json"
 """What makes a folder a saved encoder."""
-_VERSION = 2
+_VERSION = 3
 """Saves that need nothing newer are written as version 1."""
 _TRUNK = "trunk"
-_PROJECTION = "token_projection.safetensors"
-DEFAULT_TOKENS = 64
-_TOKEN_OPTIONS = ("tokens", "token_by", "token_projection", "token_dim", "token_bytes")
+_TOKEN_OPTIONS = ("tokens", "token_by", "token_dtype", "token_projection", "token_dim", "token_bytes")
 _OPTIONS = ("pooling", "p", *_TOKEN_OPTIONS, "runtime")
-_CHOICES = {Choice.DIVERSE: "farthest points", Choice.CLS: "nearest to the picture", Choice.NORM: "longest"}
-"""What fingerprints call them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Composition:
-    """What follows the network.
-
-    Attributes:
-        pooling: how descriptors become one vector.
-        gem_power: the exponent of ``Pooling.GEM``; without effect for the others.
-        tokens: how many descriptors are kept for rerankers; 0 for none.
-        token_choice: which.
-        token_projection: what makes them narrower, or None.
-    """
-
-    pooling: Pooling
-    gem_power: float = GEM_POWER
-    tokens: int = DEFAULT_TOKENS
-    token_choice: Choice = Choice.DIVERSE
-    token_projection: Projection | None = None
-
-    def __post_init__(self) -> None:
-        if self.tokens < 0:
-            raise ConfigError(f"tokens: 0 or more, not {self.tokens}")
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], folder: Path) -> Composition:
-        """The inverse of ``to_json`` and ``save``.
-
-        Raises:
-            ConfigError: not such values.
-        """
-        projection = values.get("token_projection")
-        return cls(
-            pooling=Pooling.named(values["pooling"]),
-            gem_power=values["gem_power"],
-            tokens=values["tokens"],
-            token_choice=Choice.named(values.get("token_by", Choice.DIVERSE)),
-            token_projection=None if projection is None else Projection.load(folder / Path(projection).name),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """The values as a JSON object; the projection is named only, ``save`` writes it."""
-        values = {"pooling": self.pooling.value, "gem_power": self.gem_power, "tokens": self.tokens}
-        choice = {} if self.token_choice is Choice.DIVERSE else {"token_by": self.token_choice.value}
-        projection = {} if self.token_projection is None else {"token_projection": _PROJECTION}
-        return {**values, **choice, **projection}
-
-    def save(self, folder: Path) -> None:
-        """Write what ``to_json`` only names."""
-        if self.token_projection is not None:
-            self.token_projection.save(folder / _PROJECTION)
-
-    @property
-    def version(self) -> int:
-        """The first version of a saved encoder that can hold it."""
-        return 1 if self.token_choice is Choice.DIVERSE and self.token_projection is None else 2
-
-    def vector_values(self) -> dict[str, Any]:
-        """What shapes a vector, for the fingerprint: the tokens don't."""
-        power = self.gem_power if self.pooling is Pooling.GEM else None
-        return {"pooling": self.pooling.value, "gem_power": power, "head": "identity", "normalize": "l2"}
 
 
 class ComposedEncoder:
-    """A network, pooling, head (the identity for now), L2 normalization; the port's ``Encoder``.
+    """A network, pooling, L2 normalization; the port's ``Encoder``.
 
     Attributes:
         trunk: the network.
         composition: what follows it.
 
     Raises:
-        ConfigError: the class token or the own embedding of a network without one is asked for, or the projection of
-            tokens is for descriptors of another width.
+        ConfigError: the class token or the own embedding of a network without one is asked for, or the projection or
+            the coding of tokens is for descriptors of another width.
     """
 
     metric = Metric.COSINE
 
     def __init__(self, trunk: Network, composition: Composition, *, name: str, reference: str) -> None:
-        _check(trunk, composition)
+        composition.check(trunk)
         self.trunk = trunk
         self.composition = composition
         self.name = name
@@ -133,7 +68,7 @@ class ComposedEncoder:
             "preprocessing": trunk.preprocess.digest(),
         }
         self.fingerprint = fingerprint_of(name, parts)
-        self.token_spec = _token_spec(trunk, composition, name, parts)
+        self.token_spec = composition.token_spec(trunk, name, parts)
 
     def __repr__(self) -> str:
         return f"ComposedEncoder({self.reference!r})"
@@ -153,16 +88,16 @@ class ComposedEncoder:
         return self.trunk.preprocess.fit(pixels)
 
     def encode(self, prepared: Sequence[NDArray[Any]], *, tokens: bool = False) -> Features:
-        """Unit vectors float32 ``[n, dim]``, and int8 tokens ``[t, dim]`` each when asked for.
+        """Unit vectors float32 ``[n, dim]``, and tokens as ``token_spec`` says when asked for.
 
         Raises:
             Unsupported: tokens are asked of an encoder that was made with ``tokens=0``.
         """
         if tokens and self.token_spec is None:
             raise Unsupported(f"{self.reference} makes no tokens: load it with tokens={DEFAULT_TOKENS}")
+        size = self.batch_size  # asked once: it is another when ``auto`` has chosen
         parts = [
-            self._encode_batch(prepared[start : start + self.batch_size], tokens=tokens)
-            for start in range(0, len(prepared), self.batch_size)
+            self._encode_batch(prepared[start : start + size], tokens=tokens) for start in range(0, len(prepared), size)
         ]
         if not parts:
             return Features(np.empty((0, self.dim), dtype=np.float32), () if tokens else None)
@@ -171,10 +106,10 @@ class ComposedEncoder:
 
     def _encode_batch(self, prepared: Sequence[NDArray[Any]], *, tokens: bool) -> Features:
         activations = self.trunk.forward(np.stack(prepared))
-        vectors = unit(_head(_pool(activations, self.composition)))
+        vectors = unit(self.composition.pool(activations))
         if not tokens:
             return Features(vectors)
-        return Features(vectors, tuple(_tokens(activations, vectors, self.composition)))
+        return Features(vectors, tuple(self.composition.tokens_of(activations, vectors)))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the encoder to a new or empty folder: ``pixdex.json`` and the trunk in safetensors.
@@ -208,7 +143,7 @@ class ComposedEncoder:
         Texts meet pictures in the embedding that the model itself defines, so with another pooling there are none.
         """
         if trunk.source.is_dual and composition.pooling is Pooling.OWN:
-            return DualEncoder(trunk, composition, TextTower(trunk.source), name=name, reference=reference)
+            return DualEncoder(trunk, composition, TrunkText(trunk.source), name=name, reference=reference)
         return cls(trunk, composition, name=name, reference=reference)
 
     @classmethod
@@ -231,11 +166,15 @@ class ComposedEncoder:
 
 
 class DualEncoder(ComposedEncoder):
-    """An encoder of pictures and of texts: the port's ``TextEncoder``."""
+    """An encoder of pictures and of texts: the port's ``TextEncoder``.
+
+    Attributes:
+        text: the tower for texts.
+    """
 
     def __init__(self, trunk: Network, composition: Composition, text: TextTower, *, name: str, reference: str) -> None:
         super().__init__(trunk, composition, name=name, reference=reference)
-        self._text = text
+        self.text = text
 
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors float32 ``[n, dim]``, to be compared with those of pictures; long texts are cut off.
@@ -243,7 +182,7 @@ class DualEncoder(ComposedEncoder):
         Raises:
             ConfigError: no tokenizer lies beside the model, or it or the tower for texts cannot be loaded.
         """
-        return self._text.encode(texts)
+        return self.text.encode(texts)
 
 
 def load(rest: str) -> ComposedEncoder:
@@ -251,10 +190,11 @@ def load(rest: str) -> ComposedEncoder:
 
     Options: ``pooling`` (``cls``, ``mean``, ``gem``, ``own``; default: ``own`` for models that were trained to embed
     pictures, ``cls`` where there is a class token, else ``mean``), ``p`` (the power of ``gem``), ``tokens`` (how many are
-    kept; default 64, or all of a trunk with fewer), ``token_by`` (which: ``diverse``, ``cls``, ``norm``), ``token_bytes`` (how
-    many bytes a picture they may take), ``token_projection`` (a file of ``fit_projection`` that makes them narrower),
-    ``token_dim`` (how many of its components), ``runtime`` (what runs the network; not part of what the encoder is, and
-    the only option of a saved one).
+    kept; default 64, or all of a trunk with fewer), ``token_by`` (which: ``diverse``, ``cls``, ``norm``), ``token_dtype``
+    (``int8`` or ``bits``: the sign of each value alone, an eighth of the bytes), ``token_bytes`` (how many bytes a picture
+    they may take), ``token_projection`` (a file of ``fit_projection`` that makes them narrower), ``token_dim`` (how many of
+    its components), ``runtime`` (what runs the network; not part of what the encoder is, and the only option of a saved
+    one).
 
     Raises:
         ConfigError: no such model, or an option that is unknown or has no meaning.
@@ -297,12 +237,15 @@ def _composition(trunk: Trunk, options: Mapping[str, str]) -> Composition:
     if not power > 0:
         raise ConfigError(f"hf: p is positive, not {power}")
     projection = _projection(options)
+    coding = Coding.named(options.get("token_dtype", Coding.INT8))
+    token_bytes = coding.bytes_of(trunk.dim if projection is None else projection.width)
     return Composition(
         pooling=Pooling.named(options.get("pooling", trunk.default_pooling)),
         gem_power=power,
-        tokens=_token_count(trunk, options, trunk.dim if projection is None else projection.basis.shape[1]),
+        tokens=_token_count(trunk, options, token_bytes),
         token_choice=Choice.named(options.get("token_by", Choice.DIVERSE)),
         token_projection=projection,
+        token_coding=coding,
     )
 
 
@@ -312,11 +255,11 @@ def _projection(options: Mapping[str, str]) -> Projection | None:
             raise ConfigError("hf: token_dim needs token_projection=FILE, which fit_projection makes")
         return None
     projection = Projection.load(Path(options["token_projection"]).expanduser())
-    return projection.first(_number(options, "token_dim", int, projection.basis.shape[1]))
+    return projection.first(_number(options, "token_dim", int, projection.width))
 
 
 def _token_count(trunk: Trunk, options: Mapping[str, str], width: int) -> int:
-    """As many as are asked for, as fit into the budget, and as there are."""
+    """As many as are asked for, as fit into the budget at ``width`` bytes each, and as there are."""
     budget = _number(options, "token_bytes", int, None)
     if budget is None:
         return min(_number(options, "tokens", int, DEFAULT_TOKENS), trunk.cells)
@@ -340,65 +283,12 @@ def _reference(source: str, composition: Composition, options: Mapping[str, str]
     tokens = f"&tokens={composition.tokens}"
     if composition.token_choice is not Choice.DIVERSE:
         tokens += f"&token_by={composition.token_choice.value}"
+    if composition.token_coding is not Coding.INT8:
+        tokens += f"&token_dtype={composition.token_coding.value}"
     if composition.token_projection is not None:
         file = quote(str(Path(options["token_projection"]).expanduser().resolve()))
-        tokens += f"&token_projection={file}&token_dim={composition.token_projection.basis.shape[1]}"
+        tokens += f"&token_projection={file}&token_dim={composition.token_projection.width}"
     return f"hf:{source}?pooling={quote(composition.pooling)}{power}{tokens}"
-
-
-def _check(trunk: Network, composition: Composition) -> None:
-    if composition.pooling is Pooling.CLS and "cls" not in trunk.outputs:
-        raise ConfigError(f"{trunk.name} has no class token: pooling=mean or pooling=gem")
-    if composition.pooling is Pooling.OWN and trunk.own_dim is None:
-        raise ConfigError(f"{trunk.name} defines no embedding of its own: pooling=mean or pooling=gem")
-    projection = composition.token_projection
-    if projection is not None and len(projection.mean) != trunk.dim:
-        raise ConfigError(
-            f"the projection of tokens is for descriptors of {len(projection.mean)} values; {trunk.name} has {trunk.dim}"
-        )
-
-
-def _token_spec(trunk: Network, composition: Composition, name: str, parts: Mapping[str, str]) -> TokenSpec | None:
-    if composition.tokens == 0:
-        return None
-    config = {
-        "vector": parts["config"],
-        "tokens": composition.tokens,
-        "choice": _CHOICES[composition.token_choice],
-        "coding": "int8, largest value 127",
-    }
-    width = trunk.dim
-    if composition.token_projection is not None:
-        config["projection"] = composition.token_projection.digest()
-        width = composition.token_projection.basis.shape[1]
-    fingerprint = fingerprint_of(name, {**parts, "config": digest_of(config)})
-    return TokenSpec(count=composition.tokens, dim=width, dtype="int8", fingerprint=fingerprint)
-
-
-def _pool(activations: Activations, composition: Composition) -> NDArray[np.float32]:
-    if composition.pooling is Pooling.GEM:
-        return gem_pool(activations.cells, composition.gem_power)
-    if composition.pooling is Pooling.OWN and activations.own is not None:
-        return activations.own
-    if composition.pooling is Pooling.CLS and activations.cls is not None:
-        return activations.cls
-    return mean_pool(activations.cells)
-
-
-def _tokens(activations: Activations, vectors: NDArray[np.float32], composition: Composition) -> NDArray[np.int8]:
-    """int8 ``[n, t, token dim]``."""
-    guide = vectors
-    if composition.pooling is Pooling.OWN:  # of another width, or at least in another space than the descriptors
-        guide = unit(mean_pool(activations.cells) if activations.cls is None else activations.cls)
-    kept = select(activations.cells, guide, composition.tokens, composition.token_choice)
-    if composition.token_projection is not None:
-        kept = composition.token_projection.apply(kept)
-    return quantize(kept)
-
-
-def _head(pooled: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Where learned projections will go; the identity until there are any."""
-    return pooled
 
 
 def read_document(file: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Exported encoders: folders that need neither torch nor transformers.
 
 ``pixdex.json`` holds what a saved encoder's holds, and besides: ``outputs`` (what the network gives), ``graph`` (its file, the
-digest of that, widths, how pictures are fed to it) and ``parts`` (the digests that make the fingerprint, which is that of
-the encoder it was exported from).
+digest of that, widths, how pictures are fed to it), ``parts`` (the digests that make the fingerprint, which is that of
+the encoder it was exported from) and, of an encoder of texts too, ``text`` (its files and their digest).
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pixdex.encoders.compose import CONFIG_FILE, ComposedEncoder, Composition, read_document
+from pixdex.encoders.compose import CONFIG_FILE, ComposedEncoder, DualEncoder, read_document
+from pixdex.encoders.composition import Composition
 from pixdex.encoders.preprocess import Preprocess
 from pixdex.encoders.runtimes.graph import Feed, Graph, Output, files_of
 from pixdex.encoders.runtimes.network import Digests, GraphNetwork, Shape, files_digest
+from pixdex.encoders.textgraph import GraphText, TextGraph
 from pixdex.errors import ConfigError
 
 __all__ = ["describe", "load"]
@@ -30,11 +32,16 @@ def load(folder: Path, *, runtime: str | None = None) -> ComposedEncoder:
     try:
         network = _network(folder, document, runtime)
         composition = Composition.from_json(document, folder)
+        text = GraphText(TextGraph.from_json(document["text"], folder)) if "text" in document else None
     except (KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{folder} is not an exported encoder: {error!r}") from error
-    encoder = ComposedEncoder(network, composition, name=document["name"], reference=str(folder.resolve()))
+    name, reference = document["name"], str(folder.resolve())
+    if text is None:
+        encoder = ComposedEncoder(network, composition, name=name, reference=reference)
+    else:
+        encoder = DualEncoder(network, composition, text, name=name, reference=reference)
     if encoder.fingerprint.digest != document["fingerprint"]:
         raise ConfigError(f"{folder} was changed after it was exported: its fingerprint is another")
     return encoder

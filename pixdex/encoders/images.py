@@ -19,7 +19,8 @@ from PIL import Image
 
 from pixdex.encoders import _colour, _jpeg, _pillow
 from pixdex.encoders._formats import SIGNATURE_BYTES, looks_like_picture, sniff
-from pixdex.encoders._settings import WHITE, Colour, Decoding, Limits, Raster, Truncated
+from pixdex.encoders._raster import Raster
+from pixdex.encoders.decoding import WHITE, Colour, Decoding, Limits
 from pixdex.encoders.port import Pixels
 from pixdex.errors import InvalidImage
 
@@ -74,35 +75,22 @@ class Decoded:
     format: str
 
 
-def decode(
-    source: bytes,
-    limits: Limits = Limits(),
-    *,
-    background: Colour = WHITE,
-    min_side: int | None = None,
-    frame: int = 0,
-    truncated: Truncated = "refuse",
-) -> Decoded:
+def decode(source: bytes, decoding: Decoding = Decoding(), *, min_side: int | None = None) -> Decoded:
     """Decode a picture file.
 
     Args:
         source: the file's bytes.
-        limits: what it may cost.
-        background: what transparent parts show.
+        decoding: how it is read, and what it may cost.
         min_side: a JPEG whose shorter side has more pixels may be decoded at a half, a quarter or an eighth of its size
             that keeps at least so many, which is several times faster; None: at full size. Other formats are always
             decoded at full size.
-        frame: which frame or page, counted from 0.
-        truncated: what becomes of a file that ends early or is damaged, see ``Decoding``.
 
     Raises:
         InvalidImage: the bytes are not a usable picture; the message is the reason.
-        ConfigError: an argument that cannot be, see ``Decoding``.
     """
-    settings = Decoding(limits=limits, background=background, frame=frame, truncated=truncated)
-    limits.check_bytes(source)
+    decoding.limits.check_bytes(source)
     name = sniff(source)
-    raster = _decode_jpeg(source, settings, min_side) if name == "JPEG" else _pillow.decode(source, name, settings)
+    raster = _decode_jpeg(source, decoding, min_side) if name == "JPEG" else _pillow.decode(source, name, decoding)
     turned = raster.metadata.orientation >= 5
     return Decoded(
         pixels=_upright(raster.pixels, raster.metadata.orientation),
@@ -200,14 +188,14 @@ def is_pil(value: Any) -> bool:
 # --- helpers -------------------------------------------------------------------------------------------------------
 
 
-def _decode_jpeg(source: bytes, settings: Decoding, min_side: int | None) -> Raster:
-    if settings.frame:
-        raise InvalidImage(f"there is no frame {settings.frame}, counted from 0")
+def _decode_jpeg(source: bytes, decoding: Decoding, min_side: int | None) -> Raster:
+    if decoding.frame:
+        raise InvalidImage(f"there is no frame {decoding.frame}, counted from 0")
     header = _jpeg.read_header(source)
     try:
-        return _jpeg.decode(source, header, settings, min_side)
+        return _jpeg.decode(source, header, decoding, min_side)
     except _jpeg.OddLayout:
-        return _pillow.decode(source, "JPEG", settings)
+        return _pillow.decode(source, "JPEG", decoding)
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

@@ -133,7 +133,8 @@ def _network(file: Path, options: _Options) -> GraphNetwork:
     if prefix and len(output.shape) != 3:
         raise ConfigError(f"{options.where}: prefix is for an output [n, t, d], not {_shown(output)}")
     config = {"layout": layout, "dtype": taken.dtype, "output": output.name, "prefix": prefix}
-    reference, runtime = finding.reference_for(graph), options.get("runtime", str, None)
+    runtime = requested(options.get("runtime", str, None))
+    reference = finding.reference_for(graph)
     return GraphNetwork(
         name=file.stem,
         graph=_with_key(graph, config),
@@ -141,7 +142,7 @@ def _network(file: Path, options: _Options) -> GraphNetwork:
         shape=_shape(graph, reference, options),
         digests=Digests(config=digest_of({"onnx": config}), weights=key),
         runtime=runtime,
-        running=reference if requested(runtime) is None else None,  # the usual choice: no need to load the file again
+        reference=reference,
     )
 
 

@@ -5,11 +5,10 @@ Each takes token sequences ``[n, t, d]`` or feature maps ``[n, c, h, w]``, float
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import numpy as np
 from numpy.typing import NDArray
 
+from pixdex.encoders._named import Named
 from pixdex.errors import ConfigError
 
 __all__ = ["GEM_POWER", "Pooling", "as_tokens", "gem_pool", "mean_pool"]
@@ -21,7 +20,7 @@ _SMALLEST = np.float32(1e-6)
 Features = NDArray[np.float32]
 
 
-class Pooling(StrEnum):
+class Pooling(Named, what="pooling"):
     """How local descriptors become one vector."""
 
     CLS = "cls"
@@ -32,18 +31,6 @@ class Pooling(StrEnum):
     """Their generalized mean."""
     OWN = "own"
     """The embedding that the model itself defines, such as CLIP's: only trunks that have one."""
-
-    @classmethod
-    def named(cls, name: str) -> Pooling:
-        """The pooling of that name.
-
-        Raises:
-            ConfigError: there is none.
-        """
-        try:
-            return cls(name)
-        except ValueError:
-            raise ConfigError(f"pooling {name!r}: one of {', '.join(p.value for p in cls)}") from None
 
 
 def as_tokens(features: Features) -> Features:

@@ -1,13 +1,17 @@
 """Texts to vectors: the other tower of a dual encoder, with the tokenizer that lies beside it.
 
-Both are loaded when the first text comes, from local files; until then only the tower for pictures is in memory.
+Both are loaded when the first text comes, from local files; until then only the tower for pictures is in memory. What is
+here needs torch and transformers only then, and a tower that was exported (``textgraph``) not even then.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +23,10 @@ from pixdex.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TextTower"]
+__all__ = ["Network", "TextTower", "TrunkText"]
+
+Forward: TypeAlias = Callable[[list[str]], NDArray[np.float32]]
+"""Vectors float32 ``[n, dim]`` of any length."""
 
 _BATCH = 64
 _LOWER_PADDED = frozenset({"siglip"})
@@ -29,14 +36,12 @@ Of SigLIP's tokenizers some make lower case themselves; Gemma's, that SigLIP 2 c
 """
 
 
-class TextTower:
+class TextTower(ABC):
     """Encodes texts for a dual encoder. Safe to call from several threads at once."""
 
-    def __init__(self, source: _models.ModelFolder) -> None:
-        self._source = source
-        self._network: torch.nn.Module | None = None
-        self._tokenizer: Any = None
-        self._loading = threading.Lock()
+    def __init__(self) -> None:
+        self._forward: Forward | None = None
+        self._opening = threading.Lock()
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors float32 ``[n, dim]``, as near to those of pictures as the model finds them alike.
@@ -44,43 +49,85 @@ class TextTower:
         What is longer than the model takes is cut off.
 
         Raises:
-            ConfigError: no tokenizer lies beside the model, or it or the tower cannot be loaded.
+            ConfigError: the tower or its tokenizer is not there, or cannot be loaded.
         """
         if isinstance(texts, str):
             raise ConfigError(f"texts are a list of strings, not one string: {[texts]!r}")
-        self._load()
-        parts = [self._forward(list(texts[start : start + _BATCH])) for start in range(0, len(texts), _BATCH)]
+        forward = self._opened()
+        parts = [forward(list(texts[start : start + _BATCH])) for start in range(0, len(texts), _BATCH)]
         if not parts:
-            return np.empty((0, self._width()), dtype=np.float32)
+            return np.empty((0, forward([""]).shape[1]), dtype=np.float32)
         return unit(np.concatenate(parts))
 
-    def _load(self) -> None:
-        with self._loading:
-            if self._network is None:
-                self._tokenizer = _load_tokenizer(self._source)
-                self._network = _models.load_text_network(self._source)
+    def _opened(self) -> Forward:
+        with self._opening:
+            if self._forward is None:
+                self._forward = self._open()
+            return self._forward
 
-    def _forward(self, texts: list[str]) -> NDArray[np.float32]:
+    @abstractmethod
+    def _open(self) -> Forward:
+        """Load what makes vectors of at most ``_BATCH`` texts."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """A tower for texts as transformers loads it.
+
+    Attributes:
+        tokenizer: of transformers.
+        module: the network in torch, float32.
+        fixed: texts are made lower case and padded to the full length, without a mask.
+    """
+
+    tokenizer: Any
+    module: torch.nn.Module
+    fixed: bool
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest text it takes."""
+        return int(cast("Any", self.module).config.max_position_embeddings)
+
+    def forward(self, texts: list[str]) -> NDArray[np.float32]:
+        """See ``Forward``."""
         import torch
 
-        network = cast("Any", self._network)
-        fixed = self._source.model_type in _LOWER_PADDED
         with torch.inference_mode():
-            given = self._tokenizer(
-                [text.lower() for text in texts] if fixed else texts,
-                padding="max_length" if fixed else True,
-                max_length=network.config.max_position_embeddings,
+            given = self.tokenizer(
+                [text.lower() for text in texts] if self.fixed else texts,
+                padding="max_length" if self.fixed else True,
+                max_length=self.length,
                 truncation=True,
-                return_attention_mask=not fixed,
+                return_attention_mask=not self.fixed,
                 return_token_type_ids=False,
                 return_tensors="pt",
             )
-            made = network(**given)
+            made = self.module(**given)
         vectors = made.text_embeds if hasattr(made, "text_embeds") else made.pooler_output
         return cast("NDArray[np.float32]", vectors.numpy())
 
-    def _width(self) -> int:
-        return int(self._forward([""]).shape[1])
+
+class TrunkText(TextTower):
+    """The tower for texts in a folder of transformers."""
+
+    def __init__(self, source: _models.ModelFolder) -> None:
+        super().__init__()
+        self._source = source
+
+    @cached_property
+    def network(self) -> Network:
+        """What encodes texts, loaded when it is asked for.
+
+        Raises:
+            ConfigError: no tokenizer lies beside the model, or it or the tower cannot be loaded.
+        """
+        tokenizer = _load_tokenizer(self._source)
+        module = _models.load_text_network(self._source)
+        return Network(tokenizer, module, fixed=self._source.model_type in _LOWER_PADDED)
+
+    def _open(self) -> Forward:
+        return self.network.forward
 
 
 def _load_tokenizer(source: _models.ModelFolder) -> Any:

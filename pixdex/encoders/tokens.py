@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pixdex.encoders._digest import tensors_digest
+from pixdex.encoders._named import Named
 from pixdex.errors import ConfigError, MissingDependency
 
-__all__ = ["Choice", "Projection", "fit_projection", "quantize", "select", "unit"]
+__all__ = ["Choice", "Coding", "Projection", "fit_projection", "pack_signs", "quantize", "select", "unit"]
 
 
-class Choice(StrEnum):
+class Choice(Named, what="tokens by"):
     """Which local descriptors of a picture are kept."""
 
     DIVERSE = "diverse"
@@ -25,17 +25,22 @@ class Choice(StrEnum):
     NORM = "norm"
     """The longest, which the network makes most of."""
 
-    @classmethod
-    def named(cls, name: str) -> Choice:
-        """The choice of that name.
 
-        Raises:
-            ConfigError: there is none.
-        """
-        try:
-            return cls(name)
-        except ValueError:
-            raise ConfigError(f"tokens by {name!r}: one of {', '.join(c.value for c in cls)}") from None
+class Coding(Named, what="tokens as"):
+    """How the values of a token are kept; what a ``TokenSpec`` calls its dtype."""
+
+    INT8 = "int8"
+    """A byte each."""
+    BITS = "bits"
+    """The sign of each, eight to a byte."""
+
+    def bytes_of(self, dim: int) -> int:
+        """Bytes of one token of ``dim`` values."""
+        return -(-dim // 8) if self is Coding.BITS else dim
+
+    def pack(self, tokens: NDArray[np.float32]) -> NDArray[np.int8] | NDArray[np.uint8]:
+        """Tokens ``[..., d]`` as they are stored: int8 ``[..., d]``, or uint8 ``[..., d / 8]``."""
+        return pack_signs(tokens) if self is Coding.BITS else quantize(tokens)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,14 +93,19 @@ class Projection:
             raise MissingDependency("safetensors", "torch") from error
         save_file({"mean": self.mean, "basis": self.basis}, file)
 
+    @property
+    def width(self) -> int:
+        """How many values it leaves."""
+        return int(self.basis.shape[1])
+
     def first(self, dim: int) -> Projection:
         """The same with the first ``dim`` components only.
 
         Raises:
             ConfigError: it has not so many.
         """
-        if not 1 <= dim <= self.basis.shape[1]:
-            raise ConfigError(f"token_dim: 1 to {self.basis.shape[1]} for this projection, not {dim}")
+        if not 1 <= dim <= self.width:
+            raise ConfigError(f"token_dim: 1 to {self.width} for this projection, not {dim}")
         return Projection(self.mean, np.ascontiguousarray(self.basis[:, :dim]))
 
     def apply(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -175,3 +185,13 @@ def quantize(tokens: NDArray[np.float32]) -> NDArray[np.int8]:
     """
     largest = np.abs(tokens).max(axis=-1, keepdims=True)
     return np.rint(tokens * (127 / np.where(largest > 0, largest, 1))).astype(np.int8)
+
+
+def pack_signs(tokens: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """uint8 ``[..., d / 8]`` of ``[..., d]``, d a multiple of 8: a bit each, 1 for what is positive, the first the highest.
+
+    Between vectors of random signs the share of equal ones tells the angle (Charikar: Similarity Estimation Techniques
+    from Rounding Algorithms, STOC 2002). Descriptors aren't random, and still it holds well enough to rank by; best
+    where a projection has centred them.
+    """
+    return np.packbits(tokens > 0, axis=-1)

@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol, TypeAlias
 
 import orjson
 
-from pixdex.errors import ConfigError, MissingDependency
+from pixdex.errors import ConfigError, InvalidRecord, MissingDependency
 from pixdex.fields import infer
 from pixdex.pictures import shown
 from pixdex.types import MAX_INT, MAX_TEXT_BYTES, Field, Kind
@@ -32,6 +32,11 @@ Numbered: TypeAlias = tuple[int, Cells | str]
 _MAX_LINE = 16 << 20
 _SAMPLE = 100
 _PAGE = 1000
+_PAGE_OF_FILES = 16
+"""Rows at a time where they hold files, which are large."""
+_MAX_GROUP = 256 << 20
+"""Bytes of pictures in a group of rows: reading one takes up to three times as much memory."""
+_BUFFER = 1 << 20
 _INT = re.compile(r"-?(?:0|[1-9]\d{0,15})")
 _FLOAT = re.compile(r"-?\d+\.\d*(?:[eE][+-]?\d+)?|-?\d+[eE][+-]?\d+")
 
@@ -52,7 +57,9 @@ class Rows(Protocol):
         """
         ...
 
-    def rows(self) -> Iterator[Numbered]: ...
+    def rows(self, pictures: str | None = None) -> Iterator[Numbered]:
+        """Its rows, from 1 on. Of columns that hold files, only ``pictures`` is read."""
+        ...
 
     def kinds(self, columns: Sequence[str]) -> Mapping[str, Field]:
         """The fields that the values of some columns suggest; a column whose values differ in kind suggests none."""
@@ -105,7 +112,8 @@ class _Lines:
     def columns(self) -> Sequence[str]:
         return ("path",)
 
-    def rows(self) -> Iterator[Numbered]:
+    def rows(self, pictures: str | None = None) -> Iterator[Numbered]:
+        del pictures
         with _text(self.path) as file:
             for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE), ""), 1):
                 text = line.rstrip("\n")
@@ -138,7 +146,8 @@ class _Csv:
             head = file.readline(_MAX_LINE)
         return max(",;\t|", key=head.count)
 
-    def rows(self) -> Iterator[Numbered]:
+    def rows(self, pictures: str | None = None) -> Iterator[Numbered]:
+        del pictures
         with _text(self.path, "") as file:
             reader = csv.reader(file, delimiter=self._delimiter())
             try:
@@ -179,7 +188,8 @@ class _JsonLines:
             names.update(dict.fromkeys(() if isinstance(cells, str) else cells))
         return list(names)
 
-    def rows(self) -> Iterator[Numbered]:
+    def rows(self, pictures: str | None = None) -> Iterator[Numbered]:
+        del pictures
         with self.path.open("rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE), b""), 1):
                 if line.strip():
@@ -221,23 +231,25 @@ class _Parquet:
         except ImportError:
             raise MissingDependency("pyarrow", "parquet") from None
         try:
-            return pq.ParquetFile(self.path)
+            # Unbuffered, a group of rows is read whole, and twice as much memory is taken.
+            return pq.ParquetFile(self.path, buffer_size=_BUFFER, pre_buffer=False)
         except (ArrowException, OSError) as error:
             raise ConfigError(f"{self.path} cannot be read as Parquet: {error}") from error
 
-    def rows(self) -> Iterator[Numbered]:
+    def rows(self, pictures: str | None = None) -> Iterator[Numbered]:
         import pyarrow as pa
 
         with self._file() as file:
-            names = [field.name for field in file.schema_arrow if not _is_bytes(field.type)]
+            files = {field.name for field in file.schema_arrow if _holds_files(field.type)}
+            names = [name for name in file.schema_arrow.names if name == pictures or name not in files]
             number = 0
             try:
-                for batch in file.iter_batches(batch_size=_PAGE, columns=names):
+                for batch in _batches(file, names, pictures if pictures in files else None):
                     for cells in batch.to_pylist():
                         number += 1
                         plain = {name: _plain(cell) for name, cell in cells.items()}
                         yield number, {name: cell for name, cell in plain.items() if cell not in (None, "")}
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, InvalidRecord) as error:
                 yield number + 1, f"the table cannot be read further: {error}"
 
     def kinds(self, columns: Sequence[str]) -> Mapping[str, Field]:
@@ -248,9 +260,33 @@ class _Parquet:
         }
 
 
-def _is_bytes(kind: Any) -> bool:
+def _batches(file: Any, names: Sequence[str], pictures: str | None) -> Iterator[Any]:
+    """The rows of some columns, few at a time where one of them holds pictures.
+
+    Raises:
+        InvalidRecord: so many pictures lie together that reading them takes too much memory: the reader decompresses at
+            least a page, which may be all of a group of rows.
+    """
+    if pictures is None:
+        yield from file.iter_batches(batch_size=_PAGE, columns=names)
+        return
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        columns = [group.column(at) for at in range(group.num_columns)]
+        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.partition(".")[0] == pictures)
+        if size > _MAX_GROUP:
+            raise InvalidRecord(
+                f"{size} bytes of pictures in one row group, the limit is {_MAX_GROUP}: write smaller ones"
+            )
+        yield from file.iter_batches(batch_size=_PAGE_OF_FILES, row_groups=[number], columns=names)
+
+
+def _holds_files(kind: Any) -> bool:
+    """Whether its values are files: bytes, or what data sets make of a picture, ``{"bytes": ..., "path": ...}``."""
     import pyarrow.types as t
 
+    if t.is_struct(kind):
+        return any(part.name == "bytes" and _holds_files(part.type) for part in kind)
     return bool(t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind))
 
 

@@ -66,7 +66,7 @@ class Addresses:
 
         with self._lock:
             if self._web is None:
-                self._web = Web(Limits(allow_private=self.options.allow_private))
+                self._web = Web(Limits(allow_private=self.options.allow_private, max_bytes=self.options.max_bytes))
             return self._web
 
     def named(self, address: str) -> Picture:
@@ -99,4 +99,4 @@ class Addresses:
             return Page(address, self.web)
         from pixdex.sources.filesystems import file_at
 
-        return file_at(address)
+        return file_at(address, self.options.max_bytes)

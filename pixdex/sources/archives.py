@@ -90,7 +90,7 @@ class Archive(Plain):
         place = shown(self.path.absolute())
         members = _zip_members if self.path.name.lower().endswith(".zip") else _tar_members
         try:
-            for name, picture in members(self.path):
+            for name, picture in members(self.path, self.options.max_bytes):
                 yield (
                     None
                     if picture is None
@@ -104,9 +104,8 @@ def _said(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__).rstrip(".").lower()
 
 
-def _refusal(size: int, packed: int) -> str | None:
+def _refusal(size: int, packed: int, limit: int) -> str | None:
     """Why a member that unpacks to ``size`` bytes is not read."""
-    limit = images.Limits().max_bytes
     if size > limit:
         return f"{size} bytes, the limit is {limit}"
     if size > _FREE and size > packed * _MAX_RATIO:
@@ -122,18 +121,18 @@ def _is_resource_fork(name: str) -> bool:
 # --- zip -----------------------------------------------------------------------------------------------------------
 
 
-def _zip_members(path: Path) -> Iterator[tuple[str, Readable | None]]:
+def _zip_members(path: Path, limit: int) -> Iterator[tuple[str, Readable | None]]:
     """Name and picture of each member, in the order of the archive; None for what is no picture."""
     archive = zipfile.ZipFile(path)  # closed with the last of its members, which are read later
     for member in archive.infolist():
         if not member.is_dir():
-            yield member.filename, _zip_picture(archive, member, f"{shown(path)}/{shown(Path(member.filename))}")
+            yield member.filename, _zip_picture(archive, member, f"{shown(path)}/{shown(Path(member.filename))}", limit)
 
 
-def _zip_picture(archive: zipfile.ZipFile, member: zipfile.ZipInfo, label: str) -> Readable | None:
+def _zip_picture(archive: zipfile.ZipFile, member: zipfile.ZipInfo, label: str, limit: int) -> Readable | None:
     if _is_resource_fork(member.filename):
         return None
-    reason = _zip_refusal(member)
+    reason = _zip_refusal(member, limit)
     if not picture_name(member.filename):
         try:
             head = b"" if reason else _head(archive, member)
@@ -144,12 +143,12 @@ def _zip_picture(archive: zipfile.ZipFile, member: zipfile.ZipInfo, label: str) 
     return _ZipMember(archive, member, label) if reason is None else Refused(label, reason)
 
 
-def _zip_refusal(member: zipfile.ZipInfo) -> str | None:
+def _zip_refusal(member: zipfile.ZipInfo, limit: int) -> str | None:
     if member.flag_bits & 1:
         return "it is encrypted"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # what others unpack to has no bound
         return "packed by a method that is not read: store or deflate it"
-    return _refusal(member.file_size, member.compress_size)
+    return _refusal(member.file_size, member.compress_size, limit)
 
 
 def _head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
@@ -175,7 +174,7 @@ class _ZipMember:
 # --- tar -----------------------------------------------------------------------------------------------------------
 
 
-def _tar_members(path: Path) -> Iterator[tuple[str, Readable | None]]:
+def _tar_members(path: Path, limit: int) -> Iterator[tuple[str, Readable | None]]:
     """Name and picture of each member, in the order of the archive; None for what is no picture.
 
     One pass lists the members as they come, a second reads them, each in one go through the file.
@@ -188,7 +187,8 @@ def _tar_members(path: Path) -> Iterator[tuple[str, Readable | None]]:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep all it has seen
             if member.isfile():
                 label = f"{shown(path)}/{shown(Path(member.name))}"
-                yield member.name, _tar_picture(archive, member, label, packed, slices)
+                reason = "a file with holes" if member.issparse() else _refusal(member.size, packed, limit)
+                yield member.name, _tar_picture(archive, member, label, reason, slices)
             if member.offset_data + member.size > max(_FREE, packed * _MAX_RATIO):
                 raise tarfile.ReadError(f"it unpacks to more than {_MAX_RATIO} times its size")
         file.seek(archive.offset)
@@ -215,7 +215,7 @@ def _tar_file(path: Path, opener: Callable[[str], Any] | None) -> IO[bytes]:
 
 
 def _tar_picture(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, label: str, packed: int, slices: _Slices
+    archive: tarfile.TarFile, member: tarfile.TarInfo, label: str, reason: str | None, slices: _Slices
 ) -> Readable | None:
     if _is_resource_fork(member.name):
         return None
@@ -223,7 +223,6 @@ def _tar_picture(
         file = archive.extractfile(member)
         if file is None or not images.looks_like_picture(file.read(images.SIGNATURE_BYTES)):
             return None
-    reason = "a file with holes" if member.issparse() else _refusal(member.size, packed)
     if reason is not None:
         return Refused(label, reason)
     slices.expect(member.offset_data, member.size)

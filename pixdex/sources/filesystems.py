@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pixdex.encoders import images
 from pixdex.errors import ConfigError, InvalidImage, MissingDependency
 from pixdex.pictures import Item, Readable, Refused, path_id, picture_name, place_of, shown
 from pixdex.sources.port import Options, Origin, Plain
@@ -58,15 +57,16 @@ class Tree(Plain):
 
     def _items(self, source: str) -> Iterator[Item | None]:
         system, path = _opened(self.address)
+        limit = self.options.max_bytes
         if system.isfile(path):
-            yield _item(system, path, path_id(source, path.rpartition("/")[2]), system.info(path))
+            yield _item(system, path, path_id(source, path.rpartition("/")[2]), system.info(path), limit)
             return
         base = path.rstrip("/") + "/"
         for file, facts in _files(system, path):
             if isinstance(facts, Refused):
                 yield Item(None, facts)
             elif picture_name(file):
-                yield _item(system, file, path_id(source, file.removeprefix(base)), facts)
+                yield _item(system, file, path_id(source, file.removeprefix(base)), facts, limit)
             else:
                 yield None
 
@@ -87,24 +87,24 @@ def _files(system: Any, root: str) -> Iterator[tuple[str, dict[str, Any] | Refus
         yield from ((name, entry) for name, entry in below if entry["type"] != "directory")
 
 
-def file_at(address: str) -> Readable:
-    """The picture at an address.
+def file_at(address: str, limit: int) -> Readable:
+    """The picture at an address, of ``limit`` bytes at most.
 
     Raises:
         MissingDependency: fsspec is not installed.
         ConfigError: the package behind the scheme is not installed, or there is no such scheme.
     """
     system, path = _opened(address)
-    return _File(system, path, shown(address))
+    return _File(system, path, shown(address), limit)
 
 
-def _item(system: Any, path: str, record: str, facts: dict[str, Any]) -> Item:
+def _item(system: Any, path: str, record: str, facts: dict[str, Any], limit: int) -> Item:
     address = shown(system.unstrip_protocol(path))
     payload = place_of(address)
-    limit, size = images.Limits().max_bytes, facts.get("size") or 0
+    size = facts.get("size") or 0
     if size > limit:
         return Item(record, Refused(address, f"{size} bytes, the limit is {limit}"), payload)
-    return Item(record, _File(system, path, address), payload)
+    return Item(record, _File(system, path, address, limit), payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +112,15 @@ class _File:
     system: Any
     path: str
     label: str
+    limit: int
 
     def read(self) -> bytes:
-        limit = images.Limits().max_bytes
         try:
-            data: bytes = self.system.cat_file(self.path, start=0, end=limit + 1)
+            data: bytes = self.system.cat_file(self.path, start=0, end=self.limit + 1)
         except Exception as error:  # any package raises its own
             raise InvalidImage(f"cannot be read: {_said(error)}") from error
-        if len(data) > limit:
-            raise InvalidImage(f"more than {limit} bytes, the limit")
+        if len(data) > self.limit:
+            raise InvalidImage(f"more than {self.limit} bytes, the limit")
         return data
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from pixdex.encoders.decoding import Limits
 from pixdex.errors import ConfigError
 from pixdex.types import Field, Spec
 
@@ -21,15 +22,17 @@ class Options:
 
     Attributes:
         source: the name in ids; None for the folder's own.
-        column: the column of tables that names the pictures; None for the first of ``tables.COLUMNS`` there is.
+        column: the column of tables that names or holds the pictures; None for the first of ``tables.COLUMNS`` there is.
         allow_remote: fetch what http addresses name, and any address that a table or list names.
         allow_private: such addresses may lead into this machine and its own networks.
+        max_bytes: of a picture file in an archive or behind an address.
     """
 
     source: str | None = None
     column: str | None = None
     allow_remote: bool = False
     allow_private: bool = False
+    max_bytes: int = Limits().max_bytes
 
     def __post_init__(self) -> None:
         if self.allow_private and not self.allow_remote:

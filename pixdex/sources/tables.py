@@ -1,4 +1,4 @@
-"""Pictures that a table names, with the other columns as their fields."""
+"""Pictures that a table names or holds, with the other columns as their fields."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pixdex.types import Batch, Field, Kind, Payload, Spec
 __all__ = ["COLUMNS", "Table", "is_table"]
 
 COLUMNS = ("path", "file", "filename", "image", "url")
-"""Names of the column that names the pictures, where nobody says which it is; in any case, the first that is there."""
+"""Names of the column that names or holds the pictures, where nobody says which it is; in any case, the first that is there."""
 _ID = "id"
 
 
@@ -33,7 +33,8 @@ class Table:
 
     Paths are relative to the folder of the table. A column ``id`` gives ids; without one they are
     ``<name of that folder>/<path as written>``, or the address. All other columns are fields: read as the kind that is
-    declared, absent where a cell is empty.
+    declared, absent where a cell is empty. A Parquet file may hold the pictures themselves, as bytes or as data sets of
+    Hugging Face do, ``{"bytes": ..., "path": ...}``: their ids are ``<name of the folder>/<name of the table>/<row>``.
     """
 
     path: Path
@@ -95,28 +96,34 @@ class Table:
     def items(self, spec: Spec) -> Iterator[Item | None]:
         source, declared = self.origin.name, {f.name: f for f in spec.fields}
         try:
-            for number, cells in self.rows.rows():
-                yield self._item_or_row(f"{shown(self.path)}:{number}", cells, source, declared, spec)
+            for number, cells in self.rows.rows(self._column):
+                yield self._item_or_row(number, cells, source, declared, spec)
         except OSError as error:
             yield Item(None, Refused(shown(self.path), f"the table cannot be read further: {error.strerror or error}"))
 
     def _item_or_row(
-        self, label: str, cells: Cells | str, source: str, declared: Mapping[str, Field], spec: Spec
+        self, number: int, cells: Cells | str, source: str, declared: Mapping[str, Field], spec: Spec
     ) -> Item:
         """The picture of a row, or one that says why there is none."""
+        label = f"{shown(self.path)}:{number}"
         if isinstance(cells, str):
             return Item(None, Refused(label, cells))
         try:
-            return self._item(cells, source, declared, spec)
+            return self._item(number, cells, source, declared, spec)
         except ValueError as error:  # among them InvalidRecord, and ConfigError of an address
             return Item(None, Refused(label, str(error).removeprefix("record 'row': ")))
 
-    def _item(self, cells: Cells, source: str, declared: Mapping[str, Field], spec: Spec) -> Item:
+    def _item(self, number: int, cells: Cells, source: str, declared: Mapping[str, Field], spec: Spec) -> Item:
         """The picture of a row. Raises InvalidRecord for one that cannot be kept."""
-        named = cells.get(self._column)
-        if not isinstance(named, str) or not named.strip():
-            raise InvalidRecord(f"{self._column!r} names no picture" + ("" if named is None else f": {named!r:.80}"))
-        picture, record, automatic = self._picture(named.strip(), source)
+        cell = cells.get(self._column)
+        data, named = (cell.get("bytes"), cell.get("path")) if isinstance(cell, Mapping) else (cell, cell)
+        if isinstance(data, bytes):
+            picture, record = data, path_id(source, f"{self.path.name}/{number}")
+            automatic = place_of(f"{shown(self.path.absolute())}:{number}")
+        elif isinstance(named, str) and named.strip():
+            picture, record, automatic = self._picture(named.strip(), source)
+        else:
+            raise InvalidRecord(f"{self._column!r} names no picture" + ("" if cell is None else f": {cell!r:.80}"))
         payload = {name: cells[name] for name in self._fields if name in cells}
         if self.rows.as_text:
             payload = {name: _read(text, declared.get(name)) for name, text in payload.items()}

@@ -16,7 +16,7 @@ from pixdex.policy import Policy
 from pixdex.testing._support import Cases, put, scanned, some_vectors
 from pixdex.types import Batch
 
-SHORT = Policy(attempts=3, attempt_timeout=1.0, deadline=3.0, base=0.01, cap=0.1)
+SHORT = Policy(attempts=3, attempt_timeout=0.4, deadline=1.2, base=0.01, cap=0.1)
 GRACE = 2.0
 """Seconds that a client may need to notice that its time is up."""
 

@@ -25,17 +25,20 @@ if TYPE_CHECKING:
 class TokenCases(Cases):
     """A store keeps them as they are, or the facade refuses them."""
 
-    @pytest.mark.parametrize("dtype", ["int8", "float16", "float32"])
+    @pytest.mark.parametrize("dtype", ["bits", "int8", "float16", "float32"])
     def test_tokens_come_back_when_asked_for(self, connector: Connector, name: str, dtype: Any) -> None:
         """Exactly as given, by fetch, search and scan; records without have None; unasked there are none."""
-        spec = plain(tokens=TokenSpec(count=5, dim=6, dtype=dtype, fingerprint=fingerprint("tokens")))
+        tokens = TokenSpec(count=5, dim=16, dtype=dtype, fingerprint=fingerprint("tokens"))
+        spec = plain(tokens=tokens)
         if not connector.capabilities.tokens:
             with pytest.raises(Unsupported):
                 Collection.create(connector, name, spec)
             return
         collection = Collection.create(connector, name, spec)
-        values = np.random.default_rng(0).integers(-128, 128, size=(5, 6))
-        full = values.astype(dtype) if dtype == "int8" else (values / 7).astype(dtype)
+        values = np.random.default_rng(0).integers(-128, 128, size=(5, 16))
+        full = np.packbits(values > 0, axis=1) if dtype == "bits" else values.astype(dtype)
+        if full.dtype.kind == "f":
+            full /= 7
         given = {"full": full, "short": full[:1], "none": None}
         put(collection, list(given), tokens=list(given.values()))
         asked = Want(tokens=True)
@@ -53,7 +56,7 @@ class TokenCases(Cases):
             for record in ("full", "short"):
                 matrix = got[record]
                 assert matrix is not None
-                assert matrix.dtype == np.dtype(dtype)
+                assert matrix.dtype == np.dtype(tokens.stored_dtype)
                 np.testing.assert_array_equal(matrix, given[record])
         assert collection.fetch(list(given)).tokens is None
         assert all(h.tokens is None for h in collection.search(some_vectors(1))[0])

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "pixdex"
 
 SPINE = {"errors", "types", "scores", "filters"}
 IMAGES = {"encoders.images"}  # decoding belongs to the encoders; pictures are read with it
+HOW = {"encoders.decoding"}  # the values that say how
 RULES: dict[str, set[str]] = {
     "__init__": {"*"},
     "errors": set(),
@@ -43,21 +44,29 @@ RULES: dict[str, set[str]] = {
     "report": set(),
     "_crew": {"errors"},
     "_machine": set(),
-    "_decoding": {"encoders.port", "errors"},
-    "_encoding": {"_crew", "_decoding", "_machine", "pictures", "report", "encoders.port", *SPINE},
-    "ingest": {"collection", "_crew", "_decoding", "_encoding", "_records", "pictures", "fields", "report"}
-    | {"encoders.port", *SPINE},
-    "sources*": {"pictures", "fields", "vectors_file", "_names", "_records", *IMAGES, *SPINE},  # and one another
+    "_decoding": {"encoders.port", "errors", *HOW},
+    "_encoding": {"_crew", "_decoding", "_machine", "pictures", "report", "encoders.port", *HOW, *SPINE},
+    "ingest": {"collection", "_crew", "_encoding", "_records", "pictures", "fields", "report"}
+    | {"encoders.port", *HOW, *SPINE},
+    "sources*": {"pictures", "fields", "vectors_file", "_names", "_records", *HOW, *IMAGES, *SPINE},  # and one another
     "vectors_file": {"fields", "report", *SPINE},
-    "transfer": {"index", "collection", "connectors", "connectors.memory", "encoders", "encoders.port", "fields"}
-    | {"policy", "pictures", "report", "vectors_file", "_names", "_progress", "_records", *SPINE},
-    "_asking": {"collection", "encoders.port", "fields", "pictures", "rerankers.port", *SPINE},
-    "_printing": {"_html", "adopting", "fields", "pictures", "report", *SPINE},
-    "index": {"collection", "ingest", "report", "pictures", "fields", "encoders", "encoders.port", "rerankers"}
-    | {"rerankers.port", "connectors", "connectors.port", "policy", "sources", "_asking", "_names", "_progress"}
-    | {"_records", *SPINE},
-    "aio": {"collection", "index", "pictures", "report", "policy", "_progress", "connectors.port", "encoders.port"}
-    | {"rerankers.port", *SPINE},
+    "transfer": {"index", "collection", "connectors", "encoders", "encoders.port", "fields", "policy", "pictures"}
+    | {"report", "vectors_file", "_adding", "_names", "_progress", "_records", "_unfinished", *HOW, *SPINE},
+    "_unfinished": {"connectors.pq", "connectors._files", "encoders.port", "fields", "report", "vectors_file", *SPINE},
+    "_asking": {"collection", "encoders.port", "fields", "pictures", "rerankers.port", *HOW, *SPINE},
+    "_adding": {"collection", "pictures", "report", "sources", "_records", *SPINE},
+    "_encoders_of": {"collection", "encoders", "encoders.port", "fields", *SPINE},
+    "_info": {"collection", "connectors.port", "fields", *SPINE},
+    "_printing": {"_html", "adopting", "demo", "fields", "pictures", "report", *SPINE},
+    "_options": {*HOW},
+    "_shell": {"_printing", "index", "pictures", "report", "sources.addresses", "sources.folders", "transfer"}
+    | {"vectors_file", *SPINE},
+    "index": {"collection", "ingest", "report", "pictures", "fields", "encoders.port", "rerankers"}
+    | {"rerankers.port", "connectors", "connectors.port", "policy", "sources", "_adding", "_asking", "_encoders_of"}
+    | {"_encoding", "_info", "_names", "_progress", *HOW, *SPINE},
+    "aio": {"collection", "index", "pictures", "report", "policy", "transfer", "_limiter", "_progress"}
+    | {"connectors.port", "encoders.port", "rerankers.port", *HOW, *SPINE},
+    "_limiter": {"errors"},
     "_progress": {"report"},
     "_html": {"pictures", *IMAGES, *SPINE},
     "demo": {"index", *SPINE},
@@ -89,12 +98,13 @@ LIBRARIES = {
     "torch": ["encoders.*", "rerankers.*", "training.*"],
     "transformers": ["encoders.*", "training.*"],
     "safetensors": ["encoders.*", "training.*"],
+    "tokenizers": ["encoders.*"],
     "faiss": ["connectors.pq", "connectors._pq_*"],
     "sqlite3": ["connectors.pq", "connectors._pq_*", "connectors._qdrant_errors"],  # local mode lets its errors through
     "qdrant_client": ["connectors.qdrant", "connectors._qdrant_*"],
     "qdrant_edge": ["connectors.qdrant_edge", "connectors._qdrant_edge_*"],
     "pymilvus": ["connectors.milvus", "connectors._milvus_*"],
-    "typer": ["cli"],
+    "typer": ["cli", "_options", "_shell"],
     "rich": ["_printing", "_progress"],
     "pyarrow": ["vectors_file", "sources._rows"],
     "httpx": ["sources.web", "connectors._qdrant_*"],

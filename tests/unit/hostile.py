@@ -13,8 +13,9 @@ from typing import Any
 from pixdex.pictures import load_picture
 
 
-def load(picture: Any) -> Any:
+def load(picture: Any, decoding: Any = None, *, min_side: int | None = None) -> Any:
     """As ``load_picture``, and which process it was; pictures that are words are orders."""
+    del decoding, min_side
     match picture:
         case b"segfault":
             os.kill(os.getpid(), signal.SIGSEGV)

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import toys
 
+import pixdex
 from pixdex import (
     Batch,
     Collection,
@@ -39,6 +40,7 @@ from pixdex import (
 from pixdex import index as sync_index
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.connectors.port import Connector
+from pixdex.encoders.images import Decoding
 from pixdex.errors import ConfigError, InvalidRecord, NotFound, StoreError, StoreUnavailable
 
 DIM = 16
@@ -106,8 +108,9 @@ def test_properties_stay_properties_unless_they_ask_the_store(sync, twin):
             assert isinstance(value, property)
 
 
-def test_open_has_the_same_signature():
-    ours, theirs = inspect.signature(aio.open), inspect.signature(sync_index.open)
+@pytest.mark.parametrize("name", ["open", "encode", "load"])
+def test_functions_have_the_same_signature(name):
+    ours, theirs = inspect.signature(getattr(aio, name)), inspect.signature(getattr(pixdex, name))
     assert ours.parameters == theirs.parameters
     assert ours.return_annotation == renamed(theirs.return_annotation)
 
@@ -555,6 +558,27 @@ def test_a_cancelled_add_stops_between_chunks_and_a_second_one_goes_on(url, tmp_
             report = await photos.add(root, progress=False)
             assert (report.unchanged, report.added) == (written, 500 - written)
             assert await photos.count() == 500
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_encode_goes_on_and_its_file_is_loaded(url, tmp_path):
+    pytest.importorskip("pyarrow")
+    root, file, slow = toys.folder(tmp_path / "in", 300), tmp_path / "v.parquet", Slow()
+
+    async def main() -> None:
+        task = asyncio.create_task(aio.encode(root, file, encoder=slow, progress=False))
+        await until(slow.begun.is_set)
+        task.cancel()
+        slow.go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not file.exists()
+        report = await aio.encode(root, file, encoder=slow, decoding=Decoding(), workers=1, progress=False)
+        assert 0 < report.unchanged == 300 - report.added
+        seen: list[int] = []
+        assert (await aio.load(url, file, progress=lambda so_far: seen.append(so_far.added))).added == 300
+        assert seen == [300]
 
     asyncio.run(main())
 

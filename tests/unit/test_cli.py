@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toys
 from typer.testing import CliRunner, Result
 
 import pixdex
 from pixdex import cli
+from pixdex.connectors.pq import PqConnector
 from pixdex.errors import PixdexError
 
 Run = Callable[..., Result]
@@ -194,22 +196,79 @@ def test_a_file_of_vectors_is_added_as_it_is(run, url, root, tmp_path):
     assert "holds vectors of toy" in refused(run("add", url, tmp_path / "c.parquet"))
 
 
-def test_ctrl_c_while_encoding_leaves_no_file(tmp_path):
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_an_encode_that_is_stopped_or_killed_goes_on(run, tmp_path, blow):
     pytest.importorskip("pyarrow")
-    root = toys.folder(tmp_path / "many", 200)
-    line = [sys.executable, toys.__file__, "encode", str(root), "-o", str(tmp_path / "v.parquet"), "-e", "toy"]
+    from pixdex.transfer import partial_of
+
+    root, file = toys.folder(tmp_path / "many", 300), tmp_path / "v.parquet"
+    line = [sys.executable, toys.__file__, "encode", str(root), "-o", str(file), "-e", "toy", "--workers", "1"]
     encoding = subprocess.Popen(
-        line, env={**os.environ, "TOY_DELAY": "0.1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        line, env={**os.environ, "TOY_DELAY": "0.005"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     waited = time.monotonic() + 40
-    while time.monotonic() < waited and encoding.poll() is None and not list(tmp_path.glob(".v.parquet*")):
-        time.sleep(0.05)
-    time.sleep(0.3)  # into the pictures
+    while time.monotonic() < waited and encoding.poll() is None and not kept(partial_of(file)):
+        time.sleep(0.02)
+    encoding.send_signal(blow)
+    out, err = encoding.communicate(timeout=30)
+    assert out == ""
+    if blow is signal.SIGINT:
+        assert encoding.returncode == 130, err
+        assert err == f"stopped; what was encoded stays in {file}.partial, run the same again to go on\n"
+    assert not file.exists()
+    before = kept(partial_of(file))
+    assert 128 <= before < 300
+    result = run("encode", root, "-o", file, "-e", "toy")
+    assert result.stderr.startswith(f"{300 - before} added, 0 reused, {before} unchanged in "), result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "v.parquet"]
+    assert "300 added" in run("add", "memory://", file).stderr
+
+
+def kept(folder: Path) -> int:
+    """How many pictures an encode has put aside."""
+    store = PqConnector(folder / "store")
+    try:
+        return sum(store.count(name, None, timeout=None) for name in store.names(timeout=None))
+    finally:
+        store.close()
+
+
+def test_ctrl_c_before_anything_is_encoded_leaves_nothing(tmp_path):
+    pytest.importorskip("pyarrow")
+    root = toys.folder(tmp_path / "few", 2)
+    line = [sys.executable, toys.__file__, "encode", str(root), "-o", str(tmp_path / "v.parquet"), "-e", "toy"]
+    encoding = subprocess.Popen(
+        line, env={**os.environ, "TOY_DELAY": "2"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    waited = time.monotonic() + 40
+    while (
+        time.monotonic() < waited
+        and encoding.poll() is None
+        and not list(tmp_path.glob("v.parquet.partial/store/*.sqlite"))
+    ):
+        time.sleep(0.02)
     encoding.send_signal(signal.SIGINT)
     out, err = encoding.communicate(timeout=30)
     assert encoding.returncode == 130, err
-    assert (out, err) == ("", "stopped; no file was written\n")
+    assert (out, err) == ("", "stopped; nothing was written\n")
     assert list(tmp_path.iterdir()) == [root]
+
+
+def test_how_pictures_are_read_is_an_option(run, url, root, tmp_path):
+    frames = [toys.pixels(seed) for seed in (31, 32)]
+    (root / "film.gif").write_bytes(toys.film(*frames))
+    whole = toys.encoded(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8), "JPEG")
+    (root / "cut.jpg").write_bytes(whole[: len(whole) * 3 // 4])
+    options = ["--truncated", "accept", "--workers", "1", "--patience", "9.5", "--max-pixels", "5000"]
+    result = run("add", url, root, "-e", "toy", *options, "--background", "#000000", "--max-bytes", "100000")
+    assert result.stderr.startswith("7 added"), result.stderr
+    assert "0 added, 0 reused, 7 unchanged" in run("add", url, root, *options, "--background", "000000").stderr
+    assert "1 added" in run("add", url, root / "film.gif", "--source", "second", "--frame", "1").stderr
+    hits = json.loads(run("search", url, root / "film.gif", "--frame", "1", "-k", "1", "--json").stdout)
+    assert (hits[0]["id"], round(hits[0]["score"], 4)) == ("second/film.gif", 1)
+    assert "megapixels, the limit is" in run("add", "memory://", root, "-e", "toy", "--max-pixels", "9").stderr
+    assert run("add", url, root, "--background", "black").exit_code == 2
+    assert "patience=0.0" in refused(run("add", url, root, "--patience", "0"))
 
 
 def test_what_cannot_be_exported_says_why(run, tmp_path):
@@ -487,3 +546,25 @@ def test_the_installed_command_is_this_one():
         pytest.skip("pixdex is not installed as a command here")
     done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == f"pixdex {pixdex.__version__}\n"
+
+
+def test_compact_and_verify(run: Run, filled: str, tmp_path: Path) -> None:
+    assert run("delete", filled, "--where", "year == 2020", "--yes").exit_code == 0
+    compacted = run("compact", filled)
+    assert compacted.exit_code == 0
+    assert "kept 0 vectors, removed 5" in compacted.stderr
+    assert run("verify", filled).exit_code == 0
+
+
+def test_verify_names_what_is_lost(run: Run, filled: str, tmp_path: Path) -> None:
+    (segment,) = (tmp_path / "photos.pix" / "segments").iterdir()
+    data = bytearray(segment.read_bytes())
+    data[70] ^= 1
+    segment.write_bytes(data)
+    result = run("verify", filled)
+    assert result.exit_code == 1
+    assert segment.name in result.stdout
+    assert "'in/" in result.stdout
+    (found,) = json.loads(run("verify", filled, "--json").stdout)
+    assert found["lost"]
+    assert len(found["records"]) == 5

@@ -766,7 +766,7 @@ def test_a_search_hashes_its_picture_only_to_leave_it_out(photos, monkeypatch):
     picture = np.zeros((8, 8, 3), np.uint8)
     photos.add([picture, picture + 9], ids=["a", "b"], progress=False)
     hashed = []
-    monkeypatch.setattr("pixdex._asking.content_hash", lambda given: hashed.append(1) or content_hash(given))
+    monkeypatch.setattr("pixdex._asking.content_hash", lambda *given: hashed.append(1) or content_hash(*given))
     assert len(photos.search(picture)) == 2
     assert not hashed
     assert [hit.id for hit in photos.search(picture, exclude_self=True)] == ["b"]

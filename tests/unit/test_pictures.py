@@ -81,10 +81,10 @@ def test_a_folder_that_vanishes_during_the_walk_is_one_row(photos, tmp_path, mon
 def test_a_file_that_grows_without_end_is_refused(tmp_path):
     path = toys.write(tmp_path / "a.png", 1)
     with pytest.raises(InvalidImage, match="the limit is 100"):
-        load_picture(path, settings=Decoding(limits=Limits(max_bytes=100)))
+        load_picture(path, Decoding(limits=Limits(max_bytes=100)))
     if Path("/proc/self/environ").exists():  # its size is said to be 0
         with pytest.raises(InvalidImage):
-            load_picture(Path("/proc/self/environ"), settings=Decoding(limits=Limits(max_bytes=5)))
+            load_picture(Path("/proc/self/environ"), Decoding(limits=Limits(max_bytes=5)))
 
 
 def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(tmp_path, monkeypatch):
@@ -134,4 +134,4 @@ def test_settings_reach_the_decoder(tmp_path):
     path.write_bytes(whole[: len(whole) * 3 // 4])
     with pytest.raises(InvalidImage):
         load_picture(path)
-    assert load_picture(path, settings=Decoding(truncated="accept"))[0].shape == (480, 640, 3)
+    assert load_picture(path, Decoding(truncated="accept"))[0].shape == (480, 640, 3)

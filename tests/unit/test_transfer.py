@@ -14,9 +14,12 @@ import toys
 
 import pixdex
 from pixdex import Want
-from pixdex.errors import ConfigError, FingerprintMismatch, Unsupported
+from pixdex.encoders.images import Decoding
+from pixdex.errors import ConfigError, FingerprintMismatch, StoreFormat, Unsupported
 
 pytest.importorskip("pyarrow")
+
+import pyarrow.parquet as pq
 
 from pixdex.transfer import encode, load
 
@@ -199,14 +202,93 @@ def test_more_pictures_than_a_part_holds(url, tmp_path):
     assert [one.added for one in seen] == [500, 1000, 1300]
 
 
-def test_an_interrupted_encode_leaves_nothing_and_an_interrupted_load_goes_on(url, tmp_path):
-    def stop(report: pixdex.report.Report) -> None:
-        raise KeyboardInterrupt
+def stop(report: pixdex.report.Report) -> None:
+    raise KeyboardInterrupt
 
-    pictures = [toys.pixels(number, (8, 8)) for number in range(700)]
+
+@pytest.fixture
+def begun(tmp_path: Path) -> list[np.ndarray]:
+    """The pictures of an encode that was interrupted on its way to ``v.parquet``."""
+    pictures = [toys.pixels(number, (8, 8)) for number in range(400)]
     with pytest.raises(KeyboardInterrupt):
-        encode(pictures, tmp_path / "v.parquet", encoder=toys.ToyEncoder(), progress=stop)
-    assert list(tmp_path.glob("*.parquet*")) == list(tmp_path.glob(".*parquet*")) == []
+        encode(pictures, tmp_path / "v.parquet", encoder=toys.ToyEncoder(), fields={"year": 2020}, progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["v.parquet.partial"]
+    return pictures
+
+
+def test_an_interrupted_encode_goes_on_and_leads_to_the_same_file(begun, tmp_path):
+    toy = toys.ToyEncoder()
+    report = encode(begun, tmp_path / "v.parquet", encoder=toy, fields={"year": 2020})
+    assert report.unchanged >= 128
+    assert report.added + report.unchanged == 400
+    assert toy.total == report.added
+    encode(begun, tmp_path / "whole.parquet", encoder=toys.ToyEncoder(), fields={"year": 2020})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v.parquet", "whole.parquet"]
+    one, other = (pq.read_table(tmp_path / name) for name in ("v.parquet", "whole.parquet"))
+    assert one.equals(other)
+    assert one.schema.metadata == other.schema.metadata
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"fields": {"year": 2021}}, "was begun with other pictures, fields or options"),
+        ({"tokens": True}, "was begun with other pictures, fields or options"),
+        ({"decoding": Decoding(frame=1)}, "was begun with other pictures, fields or options"),
+        (
+            {"encoder": toys.ToyEncoder("other")},
+            "was begun with encoder 'toy:48', not 'other:48' .they differ in: encoder",
+        ),
+    ],
+)
+def test_what_was_begun_otherwise_is_refused_and_stays(begun, tmp_path, other, message):
+    asked = {"encoder": toys.ToyEncoder(), "fields": {"year": 2020}}
+    with pytest.raises(
+        (ConfigError, FingerprintMismatch), match=r"v\.parquet\.partial " + message + ".* remove it to begin anew"
+    ):
+        encode(begun, tmp_path / "v.parquet", **{**asked, **other})
+    assert encode(begun, tmp_path / "v.parquet", **asked).unchanged >= 128
+
+
+def test_other_pictures_are_not_gone_on_with(begun, tmp_path):
+    with pytest.raises(ConfigError, match="was begun with other pictures"):
+        encode(begun[1:], tmp_path / "v.parquet", encoder=toys.ToyEncoder(), fields={"year": 2020})
+
+
+def test_a_damaged_beginning_is_refused_with_the_remedy(begun, tmp_path):
+    database = tmp_path / "v.parquet.partial/store/pixdex.sqlite"
+    database.write_bytes(b"x" * database.stat().st_size)
+    with pytest.raises(StoreFormat, match=r"v\.parquet\.partial is damaged .*: remove it to begin anew"):
+        encode(begun, tmp_path / "v.parquet", encoder=toys.ToyEncoder(), fields={"year": 2020})
+
+
+def test_what_is_not_ours_is_not_touched(root, tmp_path):
+    (tmp_path / "v.parquet.partial").mkdir()
+    (tmp_path / "v.parquet.partial/mine.txt").write_text("mine")
+    (tmp_path / "folder.parquet").mkdir()
+    for name, message in (
+        ("v.parquet", r"v\.parquet\.partial is not what an unfinished encode leaves"),
+        ("folder.parquet", "is a folder: name a file to write"),
+        ("none/v.parquet", "cannot be written: No such file or directory"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            encode(root, tmp_path / name, encoder=toys.ToyEncoder())
+    assert (tmp_path / "v.parquet.partial/mine.txt").read_text() == "mine"
+
+
+def test_the_file_before_stays_until_the_new_one_is_whole(root, tmp_path):
+    path = tmp_path / "v.parquet"
+    encode(root / "00.png", path, encoder=toys.ToyEncoder())
+    before = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        encode(root, path, encoder=toys.ToyEncoder(), progress=stop)
+    assert path.read_bytes() == before
+    encode(root, path, encoder=toys.ToyEncoder())
+    assert pq.read_metadata(path).num_rows == 10
+
+
+def test_an_interrupted_load_goes_on(url, tmp_path):
+    pictures = [toys.pixels(number, (8, 8)) for number in range(700)]
     encode(pictures, tmp_path / "v.parquet", encoder=toys.ToyEncoder())
     with pytest.raises(KeyboardInterrupt):
         load(url, tmp_path / "v.parquet", progress=stop)

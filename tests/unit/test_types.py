@@ -51,6 +51,10 @@ def test_physical_name_carries_the_fingerprint() -> None:
 
 def test_token_bytes() -> None:
     assert TokenSpec(count=3, dim=5, dtype="float16", fingerprint=PRINT).max_bytes == 30
+    bits = TokenSpec(count=3, dim=16, dtype="bits", fingerprint=PRINT)
+    assert (bits.max_bytes, bits.width, bits.stored_dtype) == (6, 2, "uint8")
+    with pytest.raises(ConfigError, match="multiple of 8 values, eight to a byte, not 12"):
+        TokenSpec(count=3, dim=12, dtype="bits", fingerprint=PRINT)
 
 
 def test_spec_needs_a_vector() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def written(path: Path, *batches: Batch, spec: Spec = SPEC) -> Path:
         for batch in batches:
             writer.write(batch)
         writer.write_unusable([Quarantined("a.jpg", "not a picture")])
-        writer.finish(spec)
+        writer.finish()
     return path
 
 
@@ -56,6 +57,15 @@ def test_what_is_written_is_read(tmp_path):
     for ours, theirs in zip(part.batch.tokens, batch.tokens, strict=True):
         assert (ours is None and theirs is None) or (ours.dtype == np.int8 and (ours == theirs).all())
     assert part.unusable == (Quarantined("a.jpg", "not a picture"),)
+
+
+def test_tokens_of_bits_are_read_as_they_were_packed(tmp_path):
+    spec = replace(SPEC, tokens=TokenSpec(count=3, dim=16, dtype="bits", fingerprint=FINGERPRINT))
+    tokens = np.random.default_rng(1).integers(0, 256, (3, 2)).astype(np.uint8)
+    batch = replace(records(1), tokens=(tokens,))
+    (part,) = VectorsFile.open(written(tmp_path / "v.parquet", batch, spec=spec)).parts()
+    assert part.batch.tokens[0].dtype == np.uint8
+    assert (part.batch.tokens[0] == tokens).all()
 
 
 def test_rows_come_in_parts_and_lie_in_groups(tmp_path):
@@ -94,7 +104,7 @@ def test_an_empty_file_and_one_of_unusable_pictures_can_be_read(tmp_path):
     assert len(part.batch) == 0
     assert len(part.unusable) == 1
     with Writer(tmp_path / "none.parquet", SPEC) as writer:
-        writer.finish(SPEC)
+        writer.finish()
     assert list(VectorsFile.open(tmp_path / "none.parquet").parts()) == []
 
 

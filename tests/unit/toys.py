@@ -99,6 +99,14 @@ def encoded(array: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def film(*frames: np.ndarray, form: str = "GIF") -> bytes:
+    """An animation, or a file of pages."""
+    buffer = io.BytesIO()
+    first, *others = map(Image.fromarray, frames)
+    first.save(buffer, form, save_all=True, append_images=others)
+    return buffer.getvalue()
+
+
 def png(seed: int) -> bytes:
     return encoded(pixels(seed))
 

@@ -19,9 +19,8 @@ from pixdex.encoders.backbones import Activations
 from pixdex.encoders.runtimes import TOLERANCE, cache
 from pixdex.encoders.runtimes.port import Runtime, threads
 from pixdex.encoders.runtimes.probes import probes, worst_cosine
-from pixdex.errors import PixdexError
 
-__all__ = ["bfloat16_pays", "choose"]
+__all__ = ["Candidates", "bfloat16_pays", "chosen", "remembered"]
 
 _log = logging.getLogger("pixdex.encoders.runtimes")
 
@@ -37,10 +36,28 @@ _PACKAGES = ("torch", "onnxruntime", "openvino", "transformers")
 
 _FASTER_THAN_DECODING = 500.0
 """Pictures a second of a network that nobody waits for."""
-_ROUNDS = 3
 
-Makers = Mapping[str, Callable[[], Runtime]]
 _Name = TypeVar("_Name", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """What ``auto`` chooses from, for one network.
+
+    Attributes:
+        makers: what makes each runtime, by name; the reference first. The others may fail.
+        network: names the network in the cache.
+        size: (height, width) of its input, pixels.
+    """
+
+    makers: Mapping[str, Callable[[], Runtime]]
+    network: str
+    size: tuple[int, int]
+
+    @property
+    def reference(self) -> str:
+        """The name of the runtime that the others are compared with."""
+        return next(iter(self.makers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,28 +67,31 @@ class _Choice:
     """Pictures a second of each runtime that was measured."""
 
 
-def choose(makers: Makers, *, reference: str, network: str, size: tuple[int, int]) -> Runtime:
-    """The fastest of ``makers`` that keeps the tolerance to ``reference``; the one remembered where there is one.
+def remembered(candidates: Candidates) -> Runtime | None:
+    """What was chosen from these on this machine before; None where nothing was, or where it cannot be used."""
+    values = cache.recall(_key(candidates)) or {}
+    name, size = values.get("runtime"), values.get("batch_size")
+    if not isinstance(name, str) or name not in candidates.makers or not isinstance(size, int) or size < 1:
+        return None
+    try:
+        return _with_batch(candidates.makers[name](), size)
+    except Exception as error:  # noqa: BLE001 - its graph is gone, say: measured anew
+        _log.info("runtime %s was remembered and cannot be used: %s", name, error)
+        return None
 
-    A runtime that cannot be made, or fails, is left out, save the reference. Where the reference is faster than
-    pictures can be decoded, nothing else is tried.
 
-    Raises:
-        PixdexError: the reference cannot be made.
+def chosen(candidates: Candidates, usual: Runtime) -> Runtime:
+    """The fastest that keeps the tolerance to ``usual``, the reference: measured now, and remembered.
+
+    A runtime that cannot be made, or fails, is left out. Where the reference is faster than pictures can be decoded,
+    nothing else is tried. Makes the alternatives and runs some 200 pictures.
     """
-    key = _key(makers, network)
-    known = _remembered(makers, key)
-    if known is not None:
-        return known
-    usual = makers[reference]()
-    if len(makers) == 1:
-        return usual
-    pictures = probes(size, _PROBES)
+    pictures = probes(candidates.size, _PROBES)
     usual.forward(pictures)
     if _rate(usual, pictures) > _FASTER_THAN_DECODING:
         return usual
-    choice = _measure(makers, usual, pictures)
-    _keep(key, choice)
+    choice = _measure(candidates, usual, pictures)
+    _keep(_key(candidates), choice)
     return choice.runtime
 
 
@@ -85,18 +105,6 @@ def bfloat16_pays() -> bool:
 
     with torch.inference_mode():
         return duration(torch.bfloat16) < duration(torch.float32)
-
-
-def _remembered(makers: Makers, key: str) -> Runtime | None:
-    values = cache.recall(key) or {}
-    name, size = values.get("runtime"), values.get("batch_size")
-    if not isinstance(name, str) or name not in makers or not isinstance(size, int) or size < 1:
-        return None
-    try:
-        return _with_batch(makers[name](), size)
-    except PixdexError as error:  # its graph is gone, say: measured anew
-        _log.info("runtime %s was remembered and cannot be used: %s", name, error)
-        return None
 
 
 def _keep(key: str, choice: _Choice) -> None:
@@ -113,29 +121,29 @@ def _keep(key: str, choice: _Choice) -> None:
     )
 
 
-def _measure(makers: Makers, usual: Runtime, pictures: NDArray[np.uint8]) -> _Choice:
-    usable = {usual.name: usual, **_usable(makers, usual, pictures)}
-    rates = _rates(usable, pictures)
+def _measure(candidates: Candidates, usual: Runtime, pictures: NDArray[np.uint8]) -> _Choice:
+    usable = {usual.name: usual, **_usable(candidates, usual, pictures)}
+    rates = _rates(usable, pictures, rounds=3)
     best = max(rates, key=lambda name: rates[name])
     chosen = usable[best] if rates[best] > _GAIN * rates[usual.name] else usual
     graph = getattr(chosen, "graph", None)
     if graph is None or graph.batch is None:  # else the graph says how many
         pictures = np.resize(pictures, (max(_SIZES), *pictures.shape[1:]))
-        by_size = _rates({size: _with_batch(chosen, size) for size in {*_SIZES, chosen.batch_size}}, pictures)
+        by_size = _rates({size: _with_batch(chosen, size) for size in {*_SIZES, chosen.batch_size}}, pictures, rounds=2)
         chosen = _with_batch(chosen, max(by_size, key=lambda size: by_size[size]))
     return _Choice(chosen, rates)
 
 
-def _usable(makers: Makers, usual: Runtime, pictures: NDArray[np.uint8]) -> dict[str, Runtime]:
+def _usable(candidates: Candidates, usual: Runtime, pictures: NDArray[np.uint8]) -> dict[str, Runtime]:
     """Those besides the reference that work, are not slower by far, and keep the tolerance."""
     truth = usual.forward(pictures)
     hopeless = _HOPELESS * _timed(lambda: usual.forward(pictures[:1]))
     found = {}
-    for name in makers:
+    for name, make in candidates.makers.items():
         if name == usual.name:
             continue
         try:
-            runtime = makers[name]()
+            runtime = make()
             why_not = _objection(runtime, truth, pictures, hopeless=hopeless)
         except Exception as error:  # noqa: BLE001 - another package that fails must not cost the work
             why_not = str(error)
@@ -159,10 +167,10 @@ def _with_batch(runtime: Runtime, size: int) -> Runtime:
     return runtime if runtime.batch_size == size else replace(cast("Any", runtime), batch_size=size)
 
 
-def _rates(runtimes: Mapping[_Name, Runtime], pictures: NDArray[np.uint8]) -> dict[_Name, float]:
+def _rates(runtimes: Mapping[_Name, Runtime], pictures: NDArray[np.uint8], *, rounds: int) -> dict[_Name, float]:
     """Pictures a second. In turns, so that what else the machine does hits all of them."""
     best = dict.fromkeys(runtimes, 0.0)
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         for name, runtime in runtimes.items():
             best[name] = max(best[name], _rate(runtime, pictures))
     return best
@@ -178,13 +186,13 @@ def _timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _key(makers: Makers, network: str) -> str:
+def _key(candidates: Candidates) -> str:
     """What a measurement holds for: this network, on this processor, with these packages."""
     return digest_of(
         {
             "version": _VERSION,
-            "network": network,
-            "candidates": list(makers),
+            "network": candidates.network,
+            "candidates": list(candidates.makers),
             "processor": _processor(),
             "threads": threads(),
             "packages": {name: _version(name) for name in _PACKAGES},

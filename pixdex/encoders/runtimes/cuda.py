@@ -1,4 +1,4 @@
-"""torch on a GPU, in bfloat16. Importing this imports torch.
+"""torch on a GPU, in bfloat16, compiled on request. Importing this imports torch.
 
 Batches pass through page-locked memory, and the copy of one batch runs while the one before it is computed.
 """
@@ -6,7 +6,7 @@ Batches pass through page-locked memory, and the copy of one batch runs while th
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -22,7 +22,7 @@ from pixdex.errors import ConfigError
 if TYPE_CHECKING:
     from pixdex.encoders._tower import Tower
 
-__all__ = ["Cuda", "load"]
+__all__ = ["Cuda", "load", "load_compiled"]
 
 _BATCH = 64
 """Pictures computed at a time."""
@@ -43,26 +43,33 @@ class Cuda:
     copying: torch.cuda.Stream = field(repr=False)
     name: str = "cuda"
     batch_size: int = _CALL
+    fixed: bool = False
+    """Batches that are not full are filled up: what was compiled is for one size, and would be again for another."""
     turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def forward(self, batch: NDArray[np.uint8]) -> Activations:
         with self.turn, torch.cuda.device(self.device), torch.inference_mode():
-            parts = [batch[start : start + _BATCH] for start in range(0, len(batch), _BATCH)]
+            parts = self._parts(batch)
             made: list[tuple[torch.Tensor, ...]] = []
             ahead = self._sent(parts[0])
             for following in (*parts[1:], None):
                 pixels, arrived = ahead
-                if following is not None:
-                    ahead = self._sent(following)
                 torch.cuda.current_stream().wait_event(arrived)
                 pixels.record_stream(torch.cuda.current_stream())
                 made.append(tuple(_fetched(output) for output in self.module(pixels)))
+                if following is not None:  # while that is computed
+                    ahead = self._sent(following)
             torch.cuda.current_stream().synchronize()  # what was fetched is there now
         arrays = {
-            name: cast("NDArray[np.float32]", torch.cat([part[index] for part in made]).numpy())
+            name: cast("NDArray[np.float32]", torch.cat([part[index] for part in made])[: len(batch)].numpy())
             for index, name in enumerate(self.module.outputs)
         }
         return Activations(**arrays)
+
+    def _parts(self, batch: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        if self.fixed:
+            batch = np.concatenate([batch, np.repeat(batch[-1:], -len(batch) % _BATCH, axis=0)])
+        return [batch[start : start + _BATCH] for start in range(0, len(batch), _BATCH)]
 
     def _sent(self, part: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.cuda.Event]:
         """The pictures on the device, and when they are there."""
@@ -88,6 +95,24 @@ def load(tower: Tower, preprocess: Preprocess) -> Cuda:
         ConfigError: there is no GPU that torch can use.
     """
     if not torch.cuda.is_available():
-        raise ConfigError("runtime cuda: torch finds no GPU here")
+        raise ConfigError("runtimes of a GPU: torch finds none here")
     device = torch.device("cuda", torch.cuda.current_device())
     return Cuda(narrowed(tower, preprocess).to(device), device, cast("Any", torch.cuda).Stream(device))
+
+
+def load_compiled(tower: Tower, preprocess: Preprocess) -> Cuda:
+    """``cuda-compile``: the network is compiled here, for batches of one size, not under the first pictures.
+
+    Raises:
+        ConfigError: there is no GPU that torch can use, or the network cannot be compiled.
+    """
+    plain = load(tower, preprocess)
+    # What is compiled has the attributes of what it was made of.
+    module = cast("Fused", torch.compile(plain.module, dynamic=False))
+    compiled = replace(plain, name="cuda-compile", module=module, fixed=True)
+    try:
+        compiled.forward(np.zeros((1, *preprocess.size, 3), dtype=np.uint8))
+    except Exception as error:  # the compiler and those that it calls raise anything
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise ConfigError(f"runtime cuda-compile: this network cannot be compiled: {reason[0]}") from error
+    return compiled

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pixdex.encoders.runtimes import choosing
+from pixdex.encoders.runtimes import choosing, patient
 from pixdex.encoders.runtimes.graph import Form, Graph, Signature
 from pixdex.encoders.runtimes.port import Runtime
 from pixdex.errors import ConfigError, MissingDependency
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["available", "of_graph", "of_tower", "reference_for", "signature"]
 
 _GRAPH_RUNTIMES = ("onnx", "openvino", "openvino-bf16")
-_ON_REQUEST = ("onnx-int8", "openvino-int8")
+_INTEGERS = ("onnx-int8", "openvino-int8")
+_ON_A_GPU = ("cuda", "cuda-compile")
 _EMULATED = "this processor has no bfloat16 instructions"
 
 
@@ -39,7 +40,7 @@ def available() -> list[str]:
         if quantizes:
             names.append("openvino-int8")
     if _installed("torch") and _has_gpu():
-        names.append("cuda")
+        names += _ON_A_GPU
     return names
 
 
@@ -51,10 +52,10 @@ def of_tower(name: str, tower: Tower, preprocess: Preprocess, *, key: str | None
         return eager.in_float32(tower, preprocess)
     if name == "torch-bf16":
         return eager.in_bfloat16(tower, preprocess)
-    if name == "cuda":
+    if name in _ON_A_GPU:
         from pixdex.encoders.runtimes import cuda
 
-        return cuda.load(tower, preprocess)
+        return cuda.load(tower, preprocess) if name == "cuda" else cuda.load_compiled(tower, preprocess)
     key = key or writing.key_of(tower, preprocess)
 
     def graph_in(form: Form) -> Graph:
@@ -63,23 +64,27 @@ def of_tower(name: str, tower: Tower, preprocess: Preprocess, *, key: str | None
     if name != "auto":
         _require(name)
         return _of_form(name, graph_in(_form_for(name)))
-    candidates = _tower_candidates(tower, preprocess, graph_in)
-    return choosing.choose(candidates, reference="torch", network=key, size=preprocess.size)
+    makers = _tower_makers(tower, preprocess, graph_in)
+    return patient.auto(choosing.Candidates(makers=makers, network=key, size=preprocess.size))
 
 
-def of_graph(name: str, graph: Graph) -> Runtime:
+def of_graph(name: str, graph: Graph, *, reference: Runtime | None = None) -> Runtime:
     """See ``runtimes.graph_runtime_of``."""
-    usable = [n for n in (*_GRAPH_RUNTIMES, *_ON_REQUEST) if graph.form == "onnx" or n in ("openvino", "openvino-bf16")]
+    usable = [n for n in (*_GRAPH_RUNTIMES, *_INTEGERS) if graph.form == "onnx" or n in ("openvino", "openvino-bf16")]
     if name != "auto":
         if name not in usable:
             raise ConfigError(f"runtime {name} runs no {graph.file.name}: one of auto, {', '.join(usable)}")
+        if reference is not None and name == reference.name:
+            return reference
         _require(name)
         return _of_form(name, graph)
-    names = [n for n in usable if n not in _ON_REQUEST and _installed(_package(n))]
+    names = [n for n in usable if n not in _INTEGERS and _installed(_package(n))]
     if not names:
         _require(usable[0])
-    candidates = {n: _maker(n, lambda _: graph) for n in names}
-    return choosing.choose(candidates, reference=names[0], network=graph.key, size=graph.size)
+    makers = {n: _maker(n, lambda _: graph) for n in names}
+    if reference is not None:
+        makers[reference.name] = lambda: reference
+    return patient.auto(choosing.Candidates(makers=makers, network=graph.key, size=graph.size))
 
 
 def signature(file: Path) -> Signature:
@@ -109,19 +114,19 @@ def reference_for(graph: Graph) -> Runtime:
     return of_graph("onnx" if graph.form == "onnx" and _installed("onnxruntime") else "openvino", graph)
 
 
-def _tower_candidates(
+def _tower_makers(
     tower: Tower, preprocess: Preprocess, graph_in: Callable[[Form], Graph]
 ) -> dict[str, Callable[[], Runtime]]:
     """What ``auto`` measures, the reference first. Which can be used here is found out when they are made."""
-    candidates: dict[str, Callable[[], Runtime]] = {"torch": lambda: of_tower("torch", tower, preprocess)}
+    makers: dict[str, Callable[[], Runtime]] = {"torch": lambda: of_tower("torch", tower, preprocess)}
     if _has_gpu():  # beside one, graphs for the processor would be time lost
-        return candidates | {"cuda": lambda: of_tower("cuda", tower, preprocess)}
-    candidates["torch-bf16"] = lambda: _in_bfloat16(tower, preprocess)
+        return makers | {"cuda": lambda: of_tower("cuda", tower, preprocess)}
+    makers["torch-bf16"] = lambda: _in_bfloat16(tower, preprocess)
     if _installed("onnxruntime") and _installed("onnxscript"):
-        candidates["onnx"] = _maker("onnx", graph_in)
+        makers["onnx"] = _maker("onnx", graph_in)
     if _installed("openvino"):
-        candidates |= {name: _maker(name, graph_in) for name in ("openvino", "openvino-bf16")}
-    return candidates
+        makers |= {name: _maker(name, graph_in) for name in ("openvino", "openvino-bf16")}
+    return makers
 
 
 def _in_bfloat16(tower: Tower, preprocess: Preprocess) -> Runtime:
@@ -140,7 +145,7 @@ def _maker(name: str, graph_in: Callable[[Form], Graph]) -> Callable[[], Runtime
 
 
 def _of_form(name: str, graph: Graph) -> Runtime:
-    if name in _ON_REQUEST:
+    if name in _INTEGERS:
         from pixdex.encoders.runtimes import quantizing
 
         plain = name.removesuffix("-int8")
@@ -166,7 +171,7 @@ def _package(name: str) -> str:
 
 
 def _require(name: str) -> None:
-    for needed in (_package(name), *(("onnxruntime",) if name in _ON_REQUEST else ())):
+    for needed in (_package(name), *(("onnxruntime",) if name in _INTEGERS else ())):
         if not _installed(needed):
             raise MissingDependency(needed, "onnx" if needed == "onnxruntime" else "openvino")
 

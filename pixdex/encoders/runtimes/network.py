@@ -16,6 +16,7 @@ from pixdex.encoders.backbones import Activations
 from pixdex.encoders.preprocess import Preprocess
 from pixdex.encoders.runtimes import graph_runtime_of
 from pixdex.encoders.runtimes.graph import Graph
+from pixdex.encoders.runtimes.patient import settled
 from pixdex.encoders.runtimes.port import Runtime
 from pixdex.errors import Unsupported
 
@@ -51,7 +52,7 @@ class GraphNetwork:
         shape: what it gives.
         digests: its identity.
         runtime: name of the runtime, None for the usual choice.
-        running: the runtime, where it was started already.
+        reference: the reference runtime, where it was started already.
     """
 
     name: str
@@ -60,7 +61,8 @@ class GraphNetwork:
     shape: Shape
     digests: Digests
     runtime: str | None = None
-    running: Runtime | None = field(default=None, repr=False)
+    reference: Runtime | None = field(default=None, repr=False)
+    _running: Runtime | None = field(default=None, init=False, repr=False)
     _starting: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @property
@@ -92,6 +94,10 @@ class GraphNetwork:
         """Descriptors of fitted pictures, uint8 ``[n, h, w, 3]``."""
         return self._started().forward(batch)
 
+    def settle(self) -> str:
+        """See ``Network``."""
+        return settled(self._started()).name
+
     def weights_digest(self) -> str:
         """See ``Network``."""
         return self.digests.weights
@@ -106,9 +112,10 @@ class GraphNetwork:
 
     def _started(self) -> Runtime:
         with self._starting:
-            if self.running is None:
-                self.running = graph_runtime_of(self.runtime, self.graph)
-            return self.running
+            if self._running is None:
+                self._running = graph_runtime_of(self.runtime, self.graph, reference=self.reference)
+                self.reference = None  # it may be another's turn, and this one holds the weights
+            return self._running
 
 
 def files_digest(files: Iterable[Path]) -> str:

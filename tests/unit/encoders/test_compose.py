@@ -136,6 +136,41 @@ def test_tokens_within_a_budget_of_bytes(vit: Path) -> None:
         encoders.load(f"hf:{vit}?token_bytes=23")
 
 
+def test_tokens_of_bits(vit: Path, cnn: Path, tmp_path: Path) -> None:
+    """An eighth of the bytes, or eight times the tokens; another identity, and none of older versions."""
+    from pixdex.rerankers.maxsim import MaxSim
+    from pixdex.rerankers.port import Candidate, Query
+
+    plain = encoders.load(f"hf:{vit}?token_bytes=240")
+    encoder = encoders.load(f"hf:{vit}?token_dtype=bits&token_bytes=30")
+    assert encoder.token_spec is not None
+    assert plain.token_spec is not None
+    assert (encoder.token_spec.count, encoder.token_spec.dim, encoder.token_spec.dtype) == (10, 24, "bits")
+    assert encoder.token_spec.max_bytes == 30
+    assert encoder.fingerprint == plain.fingerprint
+    assert encoder.token_spec.fingerprint.difference(plain.token_spec.fingerprint) == "config"
+    assert encoder.reference == f"hf:{vit}?pooling=cls&tokens=10&token_dtype=bits"
+    with pytest.raises(ConfigError, match="less than one token, 3 bytes"):
+        encoders.load(f"hf:{vit}?token_dtype=bits&token_bytes=2")
+    images = pictures(6)
+    made, whole = encode(encoder, images, tokens=True), encode(plain, images, tokens=True)
+    assert made.tokens is not None
+    assert whole.tokens is not None
+    for bits, values in zip(made.tokens, whole.tokens, strict=True):
+        assert bits.dtype == np.uint8
+        kept = values != 0  # what int8 rounds to zero has a sign still
+        assert np.array_equal(np.unpackbits(bits, axis=1)[kept], values[kept] > 0)
+    query = Query(made.vectors[2], made.tokens[2])
+    scores = MaxSim().rerank(query, [Candidate(str(i), 0.0, t) for i, t in enumerate(made.tokens)])
+    assert int(scores.argmax()) == 2
+    assert scores[2] == pytest.approx(1, abs=1e-6)
+    encoder.save(tmp_path / "saved")
+    assert orjson.loads((tmp_path / "saved" / "pixdex.json").read_bytes())["version"] == 3
+    for again in (encoders.load(encoder.reference), encoders.load(str(tmp_path / "saved"))):
+        assert again.token_spec == encoder.token_spec
+        assert all(map(np.array_equal, encode(again, images, tokens=True).tokens or (), made.tokens))
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean", "own"])
 def test_the_choice_of_tokens_is_part_of_their_identity(vit: Path, cnn: Path, pooling: str) -> None:
     folder = cnn if pooling == "own" else vit
@@ -463,3 +498,28 @@ def test_copies_are_found_by_vit_tiny(copies_figures, shared: Path) -> None:
     assert first.mean_average_precision == pytest.approx(0.8165, abs=0.005)
     assert reranked.recall_at_1 >= 0.97
     assert reranked.mean_average_precision >= 0.95
+
+
+def test_no_picture_is_lost_when_the_size_of_batches_changes(vit: Path) -> None:
+    """As when ``auto`` has chosen another runtime."""
+    from pixdex.encoders.backbones import Activations, Trunk
+    from pixdex.encoders.compose import ComposedEncoder, Composition
+    from pixdex.encoders.pooling import Pooling
+
+    class Switching(Trunk):
+        calls = 0
+
+        @property
+        def batch_size(self) -> int:
+            return 3 if self.calls else 8
+
+        def forward(self, batch: np.ndarray) -> Activations:
+            self.calls += 1
+            return super().forward(batch)
+
+    trunk = Switching.load(vit, runtime="torch")
+    encoder = ComposedEncoder.on(trunk, Composition(pooling=Pooling.CLS, tokens=0), name="n", reference="r")
+    pictures = list(RNG.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8))
+    one_by_one = np.concatenate([encoder.encode([picture]).vectors for picture in pictures])
+    trunk.calls = 0
+    assert encoder.encode(pictures).vectors == pytest.approx(one_by_one, abs=1e-5)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pixdex.encoders import images
-from pixdex.encoders.images import Limits, center_crop, decode, from_array, from_pil, resize, thumbnail_jpeg
+from pixdex.encoders.images import Decoding, Limits, center_crop, decode, from_array, from_pil, resize, thumbnail_jpeg
 from pixdex.errors import InvalidImage
 
 RNG = np.random.default_rng(7)
@@ -149,11 +149,11 @@ def test_a_bomb_is_refused_by_its_header() -> None:
 def test_limits_are_the_callers() -> None:
     source = encoded(photo(), "PNG")
     with pytest.raises(InvalidImage, match="megapixels"):
-        decode(source, Limits(max_pixels=2999))
-    assert decode(source, Limits(max_pixels=3000)).width == 60
+        decode(source, Decoding(limits=Limits(max_pixels=2999)))
+    assert decode(source, Decoding(limits=Limits(max_pixels=3000))).width == 60
     with pytest.raises(InvalidImage, match="megabytes"):
-        decode(source, Limits(max_bytes=len(source) - 1))
-    assert decode(source, Limits(max_bytes=len(source))).width == 60
+        decode(source, Decoding(limits=Limits(max_bytes=len(source) - 1)))
+    assert decode(source, Decoding(limits=Limits(max_bytes=len(source)))).width == 60
 
 
 def test_pillows_size_check_neither_warns_nor_changes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ def test_transparency_shows_the_background() -> None:
         options = {"lossless": True} if name == "WEBP" else {}
         assert decode(encoded(clear, name, **options)).pixels.min() == 255
         assert set(decode(encoded(half, name, **options)).pixels.ravel()) == {127}
-        assert tuple(decode(encoded(clear, name, **options), background=(1, 2, 3)).pixels[0, 0]) == (1, 2, 3)
+        assert tuple(decode(encoded(clear, name, **options), Decoding(background=(1, 2, 3))).pixels[0, 0]) == (1, 2, 3)
     assert from_pil(clear).min() == 255
     assert from_array(np.asarray(clear)).min() == 255
 

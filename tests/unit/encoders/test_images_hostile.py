@@ -22,18 +22,16 @@ def test_the_corpus_is_large_and_its_names_are_unique() -> None:
 
 @pytest.mark.parametrize("case", CORPUS, ids=lambda case: case.name)
 def test_a_file_is_read_right_or_refused_with_the_reason(case: Case) -> None:
-    source, how = case.make(), case.decoding
+    source = case.make()
     with warnings.catch_warnings():
         if case.name.endswith(".tiff"):  # Pillow warns about the metadata of damaged ones
             warnings.simplefilter("ignore", UserWarning)
         if case.expected != "ok":
             with pytest.raises(InvalidImage, match=re.compile(case.expected)):
-                decode(source, how.limits, background=how.background, frame=how.frame, truncated=how.truncated)
+                decode(source, case.decoding)
             return
         for side in (None, 8):
-            decoded = decode(
-                source, how.limits, background=how.background, min_side=side, frame=how.frame, truncated=how.truncated
-            )
+            decoded = decode(source, case.decoding, min_side=side)
             assert (decoded.width, decoded.height) == case.size
             assert hygiene.wrong_colours(decoded.pixels, case) is None
 

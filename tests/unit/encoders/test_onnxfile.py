@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,19 @@ def vectors(encoder: Encoder, pictures: np.ndarray) -> np.ndarray:
 
 def load(file: Path, query: str = IMAGENET) -> ComposedEncoder:
     return onnxfile.load(f"{file}?{query}")
+
+
+def test_no_other_library_is_loaded_before_there_is_a_reason(model: Callable[..., Path]) -> None:
+    pytest.importorskip("openvino")
+    code = (
+        "import sys, numpy, pixdex.encoders\n"
+        "encoder = pixdex.encoders.load(sys.argv[1])\n"
+        "encoder.encode([numpy.full((32, 32, 3), 9, numpy.uint8)] * 20)\n"
+        "print([m for m in ('onnxruntime', 'openvino', 'torch') if m in sys.modules])"
+    )
+    reference = f"onnx:{model()}?{IMAGENET}"
+    done = subprocess.run([sys.executable, "-c", code, reference], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['onnxruntime']"
 
 
 @pytest.mark.parametrize("runtime", ["auto", "onnx", "openvino"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pixdex.encoders.pooling import Pooling, as_tokens, gem_pool, mean_pool
-from pixdex.encoders.tokens import Choice, Projection, fit_projection, quantize, select, unit
+from pixdex.encoders.tokens import Choice, Coding, Projection, fit_projection, pack_signs, quantize, select, unit
 from pixdex.errors import ConfigError
 
 RNG = np.random.default_rng(3)
@@ -120,3 +120,17 @@ def test_quantize_keeps_directions_and_survives_zeros() -> None:
     assert not packed[0, 0].any()
     cosines = (unit(packed.astype(np.float32)) * unit(tokens)).sum(axis=-1)
     assert np.delete(cosines.ravel(), 0).min() > 0.9995
+
+
+def test_signs_are_packed_the_first_in_the_highest_bit() -> None:
+    tokens = np.full((2, 3, 16), -0.5, np.float32)
+    tokens[0, 1, [0, 9]] = (1e-6, 40)
+    tokens[1, 2] = 0
+    packed = pack_signs(tokens)
+    assert packed.dtype == np.uint8
+    assert packed[0].tolist() == [[0, 0], [0b10000000, 0b01000000], [0, 0]]
+    assert not packed[1].any(), "zero is not positive"
+    assert np.array_equal(Coding.BITS.pack(tokens), packed)
+    assert Coding.INT8.pack(tokens).dtype == np.int8
+    with pytest.raises(ConfigError, match="tokens as 'float16': one of int8, bits"):
+        Coding.named("float16")

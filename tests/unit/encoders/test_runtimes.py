@@ -8,9 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from pixdex import encoders
 from pixdex.encoders import runtimes
 from pixdex.encoders.backbones import Activations, Trunk
 from pixdex.encoders.runtimes import choosing
+from pixdex.encoders.runtimes.patient import settled
 from pixdex.encoders.runtimes.probes import probes, worst_cosine
 from pixdex.errors import ConfigError, MissingDependency
 
@@ -182,7 +181,7 @@ def test_a_reference_names_its_runtime(trunk: Callable[[str], Trunk]) -> None:
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert runtimes.requested(None) is None
+    assert runtimes.requested(None) == "auto"
     monkeypatch.setenv("PIXDEX_RUNTIME", "onnx")
     assert runtimes.requested(None) == "onnx"
     assert runtimes.requested("torch") == "torch"
@@ -203,16 +202,18 @@ def test_a_runtime_that_is_not_installed(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu(trunk: Callable[[str], Trunk]) -> None:
-    with pytest.raises(ConfigError, match="finds no GPU"):
-        runtimes.runtime_of("cuda", trunk("vit").tower, trunk("vit").preprocess)
-    assert "cuda" not in runtimes.available()
+@pytest.mark.parametrize("name", ["cuda", "cuda-compile"])
+def test_without_a_gpu(name: str, trunk: Callable[[str], Trunk]) -> None:
+    with pytest.raises(ConfigError, match="of a GPU: torch finds none"):
+        started(name, trunk("vit"))
+    assert name not in runtimes.available()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_on_a_gpu(trunk: Callable[[str], Trunk]) -> None:
+@pytest.mark.parametrize("name", ["cuda", "cuda-compile"])
+def test_on_a_gpu(name: str, trunk: Callable[[str], Trunk]) -> None:
     pictures = probes((tiny_models.SIDE, tiny_models.SIDE), 300)  # several batches, so that copies overlap
-    made = runtimes.runtime_of("cuda", trunk("vit").tower, trunk("vit").preprocess).forward(pictures)
+    made = started(name, trunk("vit")).forward(pictures)
     assert worst_cosine(truth(trunk("vit"), pictures), made) >= runtimes.TOLERANCE
 
 
@@ -232,7 +233,7 @@ def test_a_cache_that_cannot_be_written(
     with pytest.raises(ConfigError, match="name a folder in PIXDEX_CACHE"):
         started("onnx", trunk("vit"))
     monkeypatch.setattr(choosing, "_FASTER_THAN_DECODING", float("inf"))
-    assert started("auto", trunk("vit")).name in ("torch", "torch-bf16")
+    assert settled(started("auto", trunk("vit"))).name in ("torch", "torch-bf16")
 
 
 def test_auto_measures_once_and_remembers(
@@ -240,17 +241,20 @@ def test_auto_measures_once_and_remembers(
 ) -> None:
     shutil.rmtree(cache / "runtimes", ignore_errors=True)
     monkeypatch.setattr(choosing, "_FASTER_THAN_DECODING", float("inf"))
+    source, pictures = trunk("vit").source.path, tiny_models.photographs()
+    first = Trunk.load(source)
+    reference = first.forward(pictures)
+    assert not (cache / "runtimes").exists()
     with caplog.at_level(logging.INFO, logger="pixdex"):
-        chosen = started("auto", trunk("vit"))
-    assert chosen.name in runtimes.available()
-    assert f"runtime {chosen.name}, {chosen.batch_size} pictures at a time" in caplog.text
+        chosen = first.settle()
+    assert chosen in runtimes.available()
+    assert f"runtime {chosen}, {first.batch_size} pictures at a time" in caplog.text
     assert "remembered" in caplog.text
-    pictures = tiny_models.photographs()
-    assert worst_cosine(truth(trunk("vit"), pictures), chosen.forward(pictures)) >= runtimes.TOLERANCE
+    assert worst_cosine(reference, first.forward(pictures)) >= runtimes.TOLERANCE
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="pixdex"):
-        again = started("auto", trunk("vit"))
-    assert (again.name, again.batch_size) == (chosen.name, chosen.batch_size)
+        again = Trunk.load(source, runtime="auto")
+        assert (again.batch_size, again.settle()) == (first.batch_size, chosen)
     assert not caplog.text
 
 
@@ -259,80 +263,8 @@ def test_auto_tries_nothing_where_nobody_waits(
 ) -> None:
     monkeypatch.setenv("PIXDEX_CACHE", str(tmp_path))
     monkeypatch.setattr(choosing, "_FASTER_THAN_DECODING", 0)
-    assert started("auto", trunk("vit")).name == "torch"
+    assert settled(started("auto", trunk("vit"))).name == "torch"
     assert not list(tmp_path.iterdir())
-
-
-@dataclass(frozen=True)
-class Staged:
-    """A runtime of known speed and accuracy."""
-
-    name: str
-    seconds: float = 0.0
-    error: float = 0.0
-    batch_size: int = 8
-    called: Any = None
-
-    def forward(self, batch: np.ndarray) -> Activations:
-        threading.Event().wait(self.seconds * len(batch))
-        if self.called is not None:
-            self.called.append(self.name)
-        cells = batch[:, ::8, ::8].reshape(len(batch), -1, 3).astype(np.float32) + 1
-        cells = np.concatenate([cells, np.full_like(cells[..., :1], self.error * 255)], axis=2)
-        return Activations(cells)
-
-
-def choose(**staged: Staged) -> runtimes.Runtime:
-    makers = {name: lambda runtime=runtime: runtime for name, runtime in staged.items()}
-    return choosing.choose(makers, reference="torch", network="n", size=(32, 32))
-
-
-@pytest.fixture
-def _empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PIXDEX_CACHE", str(tmp_path))
-
-
-SLOW, FASTER, FASTEST = 0.004, 0.002, 0.0005
-
-
-@pytest.mark.usefixtures("_empty_cache")
-def test_the_fastest_within_the_tolerance_is_chosen(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="pixdex"):
-        chosen = choose(
-            torch=Staged("torch", SLOW), onnx=Staged("onnx", FASTER, 1e-3), openvino=Staged("openvino", FASTEST, 0.2)
-        )
-    assert chosen.name == "onnx"
-    assert "runtime openvino is left out: a cosine of 0.8" in caplog.text
-
-
-@pytest.mark.usefixtures("_empty_cache")
-def test_what_fails_or_gives_nonsense_is_left_out() -> None:
-    class Broken(Staged):
-        def forward(self, batch: np.ndarray) -> Activations:
-            raise RuntimeError("no such instruction")
-
-    made = choose(torch=Staged("torch", SLOW), onnx=Broken("onnx"), openvino=Staged("openvino", FASTEST, float("nan")))
-    assert made.name == "torch"
-
-
-@pytest.mark.usefixtures("_empty_cache")
-def test_a_hopeless_runtime_is_given_up_at_once() -> None:
-    called: list[str] = []
-    choose(torch=Staged("torch", SLOW), onnx=Staged("onnx", 20 * SLOW, called=called))
-    assert len(called) == 2
-
-
-@pytest.mark.parametrize("contents", [b"", b"{", b"[]", b'{"runtime": "onnx"}', b'{"runtime": [], "batch_size": 4}',
-                                      b'{"runtime": "gone", "batch_size": 4}'])  # fmt: skip
-@pytest.mark.usefixtures("_empty_cache")
-def test_what_was_remembered_badly_is_measured_again(contents: bytes, tmp_path: Path) -> None:
-    staged = {"torch": Staged("torch", SLOW), "onnx": Staged("onnx", FASTER)}
-    choose(**staged)
-    (file,) = (tmp_path / "runtimes").iterdir()
-    good = file.read_bytes()
-    file.write_bytes(contents)
-    assert choose(**staged).name == "onnx"
-    assert file.read_bytes()[:20] == good[:20]
 
 
 def test_the_cache_is_where_the_system_keeps_such_things(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+import tiny_duals
 
 from pixdex import encoders
 from pixdex.encoders.port import TextEncoder
@@ -20,9 +21,6 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 TEXTS = ["a cat", "Two  DOGS on a beach", "", "cat " * 40, "a photo of a b, c and d!"]
-TOWER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-PICTURES = {**TOWER, "image_size": 32, "patch_size": 8}
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @pytest.fixture(autouse=True)
@@ -31,70 +29,12 @@ def _runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIXDEX_RUNTIME", "torch")
 
 
-def _clip_tokenizer(folder: Path) -> None:
-    vocab = {letter: i for i, letter in enumerate(LETTERS)}
-    vocab.update({f"{letter}</w>": i + 26 for i, letter in enumerate(LETTERS)})
-    vocab.update({"ca": 52, "cat</w>": 53, "<|startoftext|>": 54, "<|endoftext|>": 55})
-    transformers.CLIPTokenizer(vocab=vocab, merges=[("c", "a"), ("ca", "t</w>")]).save_pretrained(folder)
-
-
-def _siglip_tokenizer(folder: Path) -> None:
-    """As those of SigLIP lie on the hub: a tokenizer.json with lower-casing in it, and the name of a class."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
-    vocab = [("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0), ("▁cat", -2.0), *((letter, -3.0) for letter in LETTERS)]
-    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=1, byte_fallback=False))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Strip()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 0)])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>", "model_max_length": 16}
-    (folder / "tokenizer_config.json").write_bytes(orjson.dumps({"tokenizer_class": "SiglipTokenizer", **names}))
-
-
-def _gemma_tokenizer(folder: Path) -> None:
-    """As those of SigLIP 2 of fixed resolution: Gemma's class, with a SigLIP model."""
-    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS, "ca", "cat"]
-    tokenizer = transformers.GemmaTokenizer(
-        vocab={piece: i for i, piece in enumerate(pieces)}, merges=[("c", "a"), ("ca", "t")], add_bos_token=False,
-        add_eos_token=True, padding_side="right",
-    )  # fmt: skip
-    tokenizer.save_pretrained(folder)
-
-
-KINDS = {
-    "clip": (
-        "CLIP",
-        {**TOWER, "vocab_size": 56, "max_position_embeddings": 12, "bos_token_id": 54, "eos_token_id": 55},
-        _clip_tokenizer,
-    ),
-    "siglip": ("Siglip", {**TOWER, "vocab_size": 40, "max_position_embeddings": 16}, _siglip_tokenizer),
-    "siglip 2": ("Siglip", {**TOWER, "vocab_size": 40, "max_position_embeddings": 16}, _gemma_tokenizer),
-}
-
-
-def _make(kind: str, folder: Path) -> Path:
-    stem, text, tokenizer = KINDS[kind]
-    torch.manual_seed(1)
-    config: dict[str, Any] = {"vision_config": PICTURES, "text_config": text}
-    if stem == "CLIP":
-        config["projection_dim"] = 24
-    model = getattr(transformers, f"{stem}Model")(getattr(transformers, f"{stem}Config")(**config))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.15)
-    model.save_pretrained(folder)
-    tokenizer(folder)
-    processor = {"image_processor_type": f"{stem}ImageProcessor", "size": {"height": 32, "width": 32}}
-    (folder / "preprocessor_config.json").write_bytes(orjson.dumps({**processor, "do_center_crop": False}))
-    return folder
-
-
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=tiny_duals.KINDS)
 def dual(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A kind, and a folder with such a model."""
-    return request.param, _make(request.param, tmp_path_factory.mktemp("duals") / request.param.replace(" ", "-"))
+    return request.param, tiny_duals.save(
+        request.param, tmp_path_factory.mktemp("duals") / request.param.replace(" ", "-")
+    )
 
 
 def _theirs(kind: str, folder: Path) -> np.ndarray:
@@ -227,7 +167,7 @@ def test_a_tokenizer_that_cannot_be_read(dual: tuple[str, Path], tmp_path: Path)
 def test_a_folder_of_sentence_transformers(tmp_path: Path) -> None:
     """It keeps the model in a folder of its own, which ``modules.json`` names."""
     folder = tmp_path / "st-clip"
-    inner = _make("clip", folder / "0_CLIPModel")
+    inner = tiny_duals.save("clip", folder / "0_CLIPModel")
     module = {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}
     (folder / "modules.json").write_bytes(orjson.dumps([module]))
     (folder / "config_sentence_transformers.json").write_text("{}")

@@ -50,6 +50,19 @@ def test_only_the_direction_of_a_token_counts(dtype: type) -> None:
     assert score == pytest.approx([by_definition(query, document)], abs=0.02)
 
 
+def test_packed_signs_are_vectors_of_one_and_minus_one() -> None:
+    """On both sides or on one."""
+    rng = np.random.default_rng(6)
+    query, documents = tokens(rng, 5), [tokens(rng, count) for count in (3, 7)]
+    packed = [Candidate("", 0.0, np.packbits(document > 0, axis=1)) for document in documents]
+    signs = [np.where(document > 0, 1, -1) for document in documents]
+    both = MaxSim().rerank(Query(VECTOR, np.packbits(query > 0, axis=1)), packed)
+    assert both == pytest.approx([by_definition(np.where(query > 0, 1, -1), s) for s in signs], abs=1e-5)
+    assert MaxSim().rerank(Query(VECTOR, query), packed) == pytest.approx(
+        [by_definition(query, s) for s in signs], abs=1e-5
+    )
+
+
 def test_the_same_tokens_score_one_and_rank_first() -> None:
     rng = np.random.default_rng(2)
     query = tokens(rng, 12)

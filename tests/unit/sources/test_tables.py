@@ -15,7 +15,7 @@ from pixdex import F
 from pixdex.errors import ConfigError
 from pixdex.pictures import Refused
 from pixdex.report import Report
-from pixdex.sources import Sources
+from pixdex.sources import Sources, _rows
 from pixdex.types import Fingerprint, Spec, Vector
 
 
@@ -324,6 +324,51 @@ def test_parquet_keeps_its_types(photos, root):
     assert "blob" not in payload
     assert "rating" not in toys.payloads(photos)["in/01.png"]
     assert photos.add(root / "t.parquet").unchanged == 4
+
+
+def test_parquet_may_hold_the_pictures(photos, root):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = [
+        {"bytes": toys.png(10), "path": "same.png"},
+        {"bytes": toys.png(11), "path": "same.png"},
+        {"bytes": None, "path": "00.png"},
+        {"bytes": None, "path": None},
+        {"bytes": b"no", "path": None},
+    ]
+    depth = pa.array([{"bytes": b"x", "path": None}] * 5, kind)
+    columns = {"image": pa.array(images, kind), "depth": depth, "label": [3, 4, 5, 6, 7]}
+    pq.write_table(pa.table(columns), root / "t.parquet")
+    report = photos.add(root / "t.parquet")
+    assert report.added == 3
+    assert {row.path: row.reason for row in report.quarantined} == {
+        f"{root}/t.parquet:4": "'image' names no picture: {'bytes': None, 'path': None}",
+        "in/t.parquet/5": "not a picture",
+    }
+    assert set(toys.payloads(photos)) == {"in/t.parquet/1", "in/t.parquet/2", "in/00.png"}
+    found = photos.search(toys.png(11), k=1, where=F.label == 4)[0]
+    assert (found.id, found.payload["path"]) == ("in/t.parquet/2", f"{root}/t.parquet:2")
+    assert "depth" not in found.payload
+    assert photos.add(root / "t.parquet").unchanged == 3
+    plain = pa.table({"id": [f"p{n}" for n in range(40)], "png": [toys.png(n) for n in range(40)]})
+    pq.write_table(plain, root / "plain.parquet")
+    with pytest.raises(ConfigError, match="say with column= which column"):
+        photos.add(root / "plain.parquet")
+    report = photos.add(root / "plain.parquet", column="png")
+    assert (report.added, report.reused) == (37, 3)
+    assert photos.search(toys.png(39), k=1)[0].id == "p39"
+
+
+def test_a_group_of_too_many_pictures_is_not_read(photos, root, monkeypatch):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(_rows, "_MAX_GROUP", 5_000)
+    pages = pa.table({"image": [toys.png(1), toys.png(2), bytes(9_000)]})
+    pq.write_table(pages, root / "t.parquet", row_group_size=2)
+    report = photos.add(root / "t.parquet")
+    assert report.added == 2
+    (row,) = report.quarantined
+    assert row.path == f"{root}/t.parquet:3"
+    assert "bytes of pictures in one row group, the limit is 5000: write smaller ones" in row.reason
 
 
 def test_a_file_that_is_no_parquet_is_refused(photos, root):

@@ -1,21 +1,22 @@
-"""How a picture file is to be read, and what it may cost: values that every decoder takes."""
+"""How a picture file is to be read, and what it may cost: values that every decoder takes. Importing this loads nothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
-from pixdex.encoders.exif import Exif
-from pixdex.encoders.port import Pixels
 from pixdex.errors import ConfigError, InvalidImage
 
-__all__ = ["WHITE", "Colour", "Decoding", "Limits", "Raster", "Truncated"]
+__all__ = ["PATIENCE", "WHITE", "Colour", "Decoding", "Limits", "Truncated"]
 
 Colour: TypeAlias = tuple[int, int, int]
 Truncated: TypeAlias = Literal["refuse", "accept"]
 
 WHITE: Colour = (255, 255, 255)
 """What transparent parts show unless another colour is named."""
+
+PATIENCE = 60.0
+"""Seconds that one picture may take, where somebody keeps watch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,18 +89,6 @@ class Decoding:
             raise ConfigError(f"truncated={self.truncated!r}: it is one of {', '.join(get_args(Truncated))}")
         if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
             raise ConfigError(f"background={self.background!r}: it is (red, green, blue), each 0 to 255")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Raster:
-    """A picture as its file stores it: RGB, not yet upright. ``width`` and ``height`` are those of the file, also when
-    the pixels are fewer.
-    """
-
-    pixels: Pixels
-    width: int
-    height: int
-    metadata: Exif
 
 
 def _mega(number: int) -> str:

@@ -1,0 +1,145 @@
+"""What the ``pixdex`` command takes: the options that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pixdex.encoders.decoding import Decoding
+
+__all__ = [
+    "AllowPrivate", "AllowRemote", "Background", "Column", "Declared", "Encoder", "FieldValues", "Format", "Frame", "Json",
+    "MaxBytes", "MaxPixels", "Patience", "Pictures", "SourceName", "Truncated", "Url", "Where", "Workers", "decoding",
+    "kinds_and_fields",
+]  # fmt: skip
+
+
+class Format(StrEnum):
+    """What an encoder is exported for."""
+
+    ONNX = "onnx"
+    OPENVINO = "openvino"
+
+
+class Truncated(StrEnum):
+    """What becomes of files that end early."""
+
+    REFUSE = "refuse"
+    ACCEPT = "accept"
+
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="Store and collection, such as pq://photos.pix")]
+Encoder = Annotated[
+    str | None, typer.Option("--encoder", "-e", help="Encoder reference; default: the collection's own, or classic.")
+]
+Pictures = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Folders, picture files, patterns, lists (.txt), tables (.csv, .tsv, .jsonl, .parquet), archives (.zip, "
+        ".tar, .tar.gz), addresses (https://, s3://).",
+    ),
+]
+FieldValues = Annotated[
+    list[str] | None, typer.Option("--field", "-f", metavar="NAME=VALUE", help="A field of every picture.")
+]
+Declared = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--declare",
+        metavar="NAME:KIND",
+        help="Declare a field: text, int, float, bool, time, geo; KIND[] for lists.",
+    ),
+]
+SourceName = Annotated[
+    str | None, typer.Option("--source", help="Name of the folder or archive in ids; default: its own name.")
+]
+Column = Annotated[
+    str | None,
+    typer.Option(
+        "--column", help="Column of tables that names or holds pictures; default: path, file, filename, image or url."
+    ),
+]
+AllowRemote = Annotated[
+    bool, typer.Option("--allow-remote", help="Fetch pictures over http, and from addresses that tables name.")
+]
+AllowPrivate = Annotated[
+    bool, typer.Option("--allow-private", help="Fetch also from this machine and private networks.")
+]
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Where = Annotated[
+    str | None, typer.Option("--where", "-w", help='Filter, such as: year >= 2020 and not (album == "x")')
+]
+
+# --- how pictures are read ---------------------------------------------------------------------------
+
+Frame = Annotated[
+    int,
+    typer.Option(min=0, help="Which frame of an animation, or page of a TIFF, from 0; files without it are refused."),
+]
+WhenTruncated = Annotated[
+    Truncated, typer.Option("--truncated", help="A file that is cut or damaged: refuse it, or accept what decodes.")
+]
+Background = Annotated[str, typer.Option(metavar="RRGGBB", help="The colour behind transparent parts, in hexadecimal.")]
+MaxPixels = Annotated[int | None, typer.Option(min=1, help="Refuse pictures of more pixels; default: 200 million.")]
+MaxBytes = Annotated[int | None, typer.Option(min=1, help="Refuse picture files of more bytes; default: 256 MiB.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="How many pictures are decoded at once; default: one a core, 8 at most.")
+]
+Patience = Annotated[
+    float, typer.Option(metavar="SECONDS", help="How long one picture may take before it is set aside.")
+]
+
+
+def decoding(
+    frame: int, truncated: Truncated, background: str, max_pixels: int | None, max_bytes: int | None
+) -> Decoding:
+    """How pictures are to be read."""
+    from pixdex.encoders.decoding import Decoding, Limits
+
+    if not re.fullmatch("[0-9A-Fa-f]{6}", background.removeprefix("#")):
+        raise typer.BadParameter(f"{background!r}: write RRGGBB, such as 000000 for black", param_hint="--background")
+    red, green, blue = bytes.fromhex(background.removeprefix("#"))
+    given = {"max_pixels": max_pixels, "max_bytes": max_bytes}
+    limits = Limits(**{name: value for name, value in given.items() if value is not None})
+    return Decoding(limits=limits, background=(red, green, blue), frame=frame, truncated=truncated.value)
+
+
+# --- fields ------------------------------------------------------------------------------------------
+
+
+def kinds_and_fields(
+    declare: Sequence[str] | None, field: Sequence[str] | None
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """What is declared, and the fields of every picture."""
+    kinds = dict(_split(text, ":", "--declare") for text in declare or ())
+    return kinds, {
+        name: _value(text, kinds.get(name)) for name, text in (_split(t, "=", "--field") for t in field or ())
+    }
+
+
+def _split(text: str, mark: str, option: str) -> tuple[str, str]:
+    name, found, value = text.partition(mark)
+    if not found or not name:
+        raise typer.BadParameter(f"{text!r}: write NAME{mark}{'KIND' if mark == ':' else 'VALUE'}", param_hint=option)
+    return name, value
+
+
+def _value(text: str, kind: str | None) -> Any:
+    """A field's value from the shell, by its declared kind, else by its look: 3, 2.5, true, text."""
+    import orjson
+
+    if kind in ("text", "time"):
+        return text
+    try:
+        value = orjson.loads(text)
+    except ValueError:
+        return text
+    return text if value is None else value

@@ -1,0 +1,62 @@
+"""Between the shell and the library: what several commands of ``pixdex`` do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from pixdex._printing import print_report
+
+if TYPE_CHECKING:
+    from pixdex.index import ImageIndex
+    from pixdex.report import Report
+
+__all__ = ["check_there", "encoded", "loaded", "open_index", "show_report"]
+
+
+def open_index(url: str, *, encoder: str | None, tokens: bool = False) -> ImageIndex:
+    """The index at an address."""
+    from pixdex import index
+
+    return index.open(url, encoder=encoder, tokens=tokens)
+
+
+def check_there(pictures: Sequence[str]) -> None:
+    """Find out what does not exist before an encoder is loaded."""
+    from pathlib import PurePath
+
+    from pixdex.errors import ConfigError
+    from pixdex.pictures import as_path, path_exists
+    from pixdex.sources.addresses import scheme_of
+    from pixdex.sources.folders import is_pattern
+
+    for given in pictures:
+        path = as_path(given)
+        if path is not None and scheme_of(given) is None and not path_exists(path) and not is_pattern(path):
+            raise ConfigError(f"{PurePath(given)} does not exist")
+
+
+def encoded(pictures: Sequence[str]) -> list[str]:
+    """Those that are files of pixdex encode."""
+    from pixdex.pictures import as_path
+    from pixdex.vectors_file import is_vectors
+
+    return [given for given in pictures if is_vectors(as_path(given) or Path(given))]
+
+
+def loaded(url: str, files: Sequence[str]) -> Report:
+    """What became of files of pixdex encode, loaded."""
+    from pixdex.report import Report
+    from pixdex.transfer import load
+
+    return Report.together([load(url, file) for file in files])
+
+
+def show_report(report: Report, *, as_json: bool) -> None:
+    """Say what became of the pictures; an exit code where nothing did."""
+    print_report(report, as_json=as_json)
+    if report.quarantined and len(report.quarantined) == report.seen:
+        raise typer.Exit(1)  # not one of them could be used
