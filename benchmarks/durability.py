@@ -1,12 +1,16 @@
 """Killed at any instant, the embedded store opens again with every acknowledged record.
 
-A child writes through ``Collection`` (new records, replaced ones, deletions, calls of 1 to 200 records) and says
-after each call that it was acknowledged. It is killed with SIGKILL at a random instant, during the creation of
-the store too; then the store is opened, every record compared with what was acknowledged, searched, and
-written to. Most kills hit the same store again and again, so that wounds add up; every fifth hits a fresh one.
+A child writes through ``Collection`` (new records, replaced ones, deletions, calls of 1 to 200 records, now and then a
+compaction or an index that is trained) and says after each call that it was acknowledged. It is killed with SIGKILL at
+a random instant, during the creation of the store too; then the store is opened, every record compared with what was
+acknowledged, searched, verified and written to. Most kills hit the same store again and again, so that wounds add up;
+every fifth hits a fresh one. Meanwhile two other processes search the wounded store, and compare what each hit holds
+with what was ever written under its id.
 
 As often, a child that adds a folder of pictures (``ImageIndex.add``) is killed; what its progress had reported must
 be there whole, and adding again goes on from it.
+
+Then a disk that is full, a directory that may not be written, and flipped bytes: see ``_wounds``.
 
 The call that was under way may have happened or not, but not by half. SIGKILL is not a power cut: what the
 system had not yet brought to the disk is not lost by it, so this does not prove the fsyncs.
@@ -19,28 +23,35 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
 import pixdex
 from benchmarks import Goal, report, table
+from benchmarks._wounds import wound
 from pixdex.collection import Collection
-from pixdex.connectors import connect
+from pixdex.connectors.pq import PqConnector, PqOptions
 from pixdex.errors import NotFound, PixdexError
 from pixdex.index import ImageIndex
 from pixdex.pictures import content_hash
-from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Spec, Vector, Want
+from pixdex.types import Batch, Field, Fingerprint, Hit, Kind, Metric, Spec, Vector, Want
 
-DIM, POOL = 64, 3000
-KILLS, QUICK_KILLS = 50, 8
-LONGEST = 0.8
+NAME, DIM, POOL = "pictures", 64, 3000
+KILLS, QUICK_KILLS, ADD_KILLS = 200, 8, 20
+READERS = 2
+BEGUN = 0.8
+"""The share of lives in which something is acknowledged before the clock runs."""
+LONGEST = 1.0
 """Seconds that a child writes at most before it is killed."""
 
 SPEC = Spec(
@@ -59,7 +70,7 @@ class Call:
 
     life: int
     number: int
-    deletes: bool
+    does: Literal["upsert", "delete", "compact", "index"]
     ids: tuple[str, ...]
 
     def batch(self) -> Batch:
@@ -80,9 +91,10 @@ def calls(life: int) -> Iterator[Call]:
     """Everything a child would do, if it lived."""
     dice, number = random.Random(life), 0
     while True:
+        does = dice.choices(("upsert", "delete", "compact", "index"), (78, 14, 5, 3))[0]
         size = int(200 ** dice.random())
-        ids = tuple(f"r{n}" for n in dice.sample(range(POOL), size))
-        yield Call(life, number, dice.random() < 0.15, ids)
+        ids = () if does in ("compact", "index") else tuple(f"r{n}" for n in dice.sample(range(POOL), size))
+        yield Call(life, number, does, ids)
         number += 1
 
 
@@ -91,20 +103,62 @@ def write(path: Path, life: int) -> None:
     print("ready", flush=True)
     with_store = opened(path)
     for call in calls(life):
-        if call.deletes:
-            with_store.delete(call.ids)
-        else:
-            with_store.upsert(call.batch())
+        match call.does:
+            case "upsert":
+                with_store.upsert(call.batch())
+            case "delete":
+                with_store.delete(call.ids)
+            case "compact":
+                with_store.compact()
+            case "index":
+                with_store.connector.settle(NAME, timeout=None)
         print(call.number, flush=True)
 
 
 def opened(path: Path) -> Collection:
     """The collection, created where there is none."""
-    connector, name = connect(f"pq://{path}")
+    connector = PqConnector(path, PqOptions(index="ivf-pq"))
     try:
-        return Collection.open(connector, name)
+        return Collection.open(connector, NAME)
     except NotFound:
-        return Collection.create(connector, name, SPEC)
+        return Collection.create(connector, NAME, SPEC)
+
+
+def read(path: Path, seed: int) -> None:
+    """A reader: search until told to end, and say how often, and how often what came was never written."""
+    print("ready", flush=True)
+    rng, searches, wrong = np.random.default_rng(seed), 0, 0
+    asked = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), asked.set()), daemon=True).start()
+    with_store: Collection | None = None
+    while not asked.wait(0.005):  # the writer needs some of the machine too
+        try:
+            with_store = with_store or Collection.open(PqConnector(path), NAME)
+            hits = with_store.search_one(rng.normal(size=DIM), k=20, want=Want(vectors=("image",)))
+        except NotFound:  # it is being made
+            time.sleep(0.01)
+            continue
+        except PixdexError as error:
+            print(f"a reader met {type(error).__name__}: {error}", file=sys.stderr)
+            wrong += 1
+            continue
+        searches += 1
+        wrong += len({hit.id for hit in hits}) < len(hits)
+        wrong += sum(not true_hit(hit) for hit in hits)
+    print(searches, wrong, flush=True)
+
+
+def true_hit(hit: Hit) -> bool:
+    """Whether payload and vector are what one call wrote under that id."""
+    payload = hit.payload or {}
+    if hit.id == "probe":
+        return bool(np.array_equal((hit.vectors or {})["image"], np.ones(DIM)))
+    call = calls_so_far(payload["life"], payload["call"] + 1)[-1]
+    return (
+        call.does == "upsert"
+        and hit.id in call.ids
+        and same(((hit.vectors or {})["image"], payload), (call, call.ids.index(hit.id)))
+    )
 
 
 @dataclass(slots=True)
@@ -115,6 +169,9 @@ class Outcome:
     lost: int = 0
     unreadable: int = 0
     torn: int = 0
+    searches: int = 0
+    wrong: int = 0
+    did: Counter[str] = field(default_factory=Counter)
     reopened: list[float] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -127,7 +184,7 @@ def apply(state: State, call: Call) -> State:
     """The state after a call."""
     after = dict(state)
     for place, record in enumerate(call.ids):
-        if call.deletes:
+        if call.does == "delete":
             after.pop(record, None)
         else:
             after[record] = (call, place)
@@ -140,13 +197,15 @@ def kill_once(path: Path, life: int, state: State, dice: random.Random, outcome:
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     child.stdout.readline()
+    first = child.stdout.readline() if dice.random() < BEGUN else ""
     time.sleep(LONGEST * dice.random() ** 2)
     child.kill()
-    done = child.communicate()[0].split()
+    done = (first + child.communicate()[0]).split()
     history = calls_so_far(life, len(done) + 1)
     for call in history[:-1]:
         state = apply(state, call)
         outcome.acknowledged += len(call.ids)
+    outcome.did[history[-1].does] += 1
     try:
         return examined(path, state, history[-1], outcome)
     except PixdexError as error:
@@ -172,6 +231,9 @@ def examined(path: Path, state: State, under_way: Call, outcome: Outcome) -> Sta
     if collection.count() != len(found):
         outcome.lost += 1
         outcome.problems.append(f"life {under_way.life}: {collection.count()} counted, {len(found)} fetched")
+    for finding in collection.verify():
+        outcome.lost += finding.lost
+        outcome.problems.append(f"life {under_way.life}: {finding.place}: {finding.what}")
     check_use(collection, found, outcome)
     collection.connector.close()
     return state
@@ -210,13 +272,28 @@ written = lru_cache(maxsize=4096)(Call.batch)
 def measure(kills: int) -> Outcome:
     """Kill ``kills`` times."""
     outcome, dice, state = Outcome(), random.Random(time.time_ns()), State()
-    with tempfile.TemporaryDirectory(prefix="pixdex-") as place:
+    with tempfile.TemporaryDirectory(prefix="pixdex-") as place, readers(Path(place, "wounded.pix"), outcome):
         for life in range(1, kills + 1):
             if life % 5 == 0:
                 kill_once(Path(place, f"fresh{life}.pix"), life, {}, dice, outcome)
             else:
                 state = kill_once(Path(place, "wounded.pix"), life, state, dice, outcome)
     return outcome
+
+
+@contextmanager
+def readers(path: Path, outcome: Outcome) -> Iterator[None]:
+    """Other processes that search meanwhile."""
+    command = [sys.executable, "-m", "benchmarks.durability", "--read", str(path), "--life"]
+    pipe = subprocess.PIPE
+    started = [subprocess.Popen([*command, str(n)], stdin=pipe, stdout=pipe, text=True) for n in range(READERS)]
+    try:
+        yield
+    finally:
+        for reader in started:
+            said = reader.communicate()[0].split()
+            outcome.searches += int(said[-2])
+            outcome.wrong += int(said[-1])
 
 
 PICTURES = 1500
@@ -244,12 +321,13 @@ def draw_pictures(folder: Path) -> list[Path]:
 def kill_an_add(path: Path, pictures: list[Path], dice: random.Random, outcome: Outcome) -> None:
     """Add, be killed, be looked at: what progress had reported is there, with its content and its own vector."""
     command = [sys.executable, "-m", "benchmarks.durability", "--add", str(path), "--pictures", str(pictures[0].parent)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert child.stdout is not None
     child.stdout.readline()
+    first = child.stdout.readline() if dice.random() < BEGUN else ""
     time.sleep(LONGEST_ADD * dice.random())
     child.kill()
-    reported = [int(line) for line in child.communicate()[0].split()]
+    reported = [int(line) for line in (first + child.communicate()[0]).split()]
     acknowledged = pictures[: reported[-1]] if reported else []
     outcome.acknowledged += len(acknowledged)
     try:
@@ -286,6 +364,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.durability", description=__doc__)
     parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_KILLS} kills instead of {KILLS}")
+    parser.add_argument("--kills", type=int, default=KILLS, help=f"how many; default {KILLS}")
+    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--life", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--add", type=Path, help=argparse.SUPPRESS)
@@ -294,16 +374,24 @@ def main() -> int:
     if options.write:
         write(options.write, options.life)
         return 0
+    if options.read:
+        read(options.read, options.life)
+        return 0
     if options.add:
         add(options.add, options.pictures)
         return 0
-    kills = QUICK_KILLS if options.quick else KILLS
-    outcome, adds = measure(kills), measure_adds(kills)
+    kills = QUICK_KILLS if options.quick else options.kills
+    add_kills = min(kills, 4 if options.quick else ADD_KILLS)
+    outcome, adds = measure(kills), measure_adds(add_kills)
+    wounds = wound(flips=1 if options.quick else 10)
     results = {
         "kills": kills,
         "acknowledged": outcome.acknowledged,
         "lost": outcome.lost,
-        "kills_during_add": kills,
+        "killed_during": dict(outcome.did),
+        "searches_meanwhile": outcome.searches,
+        "wrong_hits": outcome.wrong,
+        "kills_during_add": add_kills,
         "acknowledged_pictures": adds.acknowledged,
         "lost_pictures": adds.lost,
         "torn_calls": outcome.torn,
@@ -311,13 +399,16 @@ def main() -> int:
         "reopen_ms_median": round(float(np.median(outcome.reopened or [0.0])) * 1e3, 2),
         "reopen_ms_worst": round(max(outcome.reopened, default=0.0) * 1e3, 2),
     }
+    results |= wounds.counts
     table(("measured", "value"), list(results.items()))
-    for problem in [*outcome.problems, *adds.problems][:20]:
+    for problem in [*outcome.problems, *adds.problems, *wounds.problems][:20]:
         print(problem)
     goals = {
         "acknowledged_lost": Goal(outcome.lost + adds.lost, 0, at_most=True),
         "unreadable_stores": Goal(outcome.unreadable + adds.unreadable, 0, at_most=True),
         "torn_calls": Goal(outcome.torn, 0, at_most=True),
+        "wrong_hits": Goal(outcome.wrong, 0, at_most=True),
+        "wounds_missed": Goal(wounds.missed, 0, at_most=True),
     }
     return 0 if report("durability", results, goals, as_json=options.json) else 1
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from pixdex._reading import Reader
-    from pixdex.connectors.port import Capabilities, Connector
+    from pixdex.connectors.port import Capabilities, Compacted, Connector, Finding, Upkeep
 
 __all__ = ["Collection"]
 
@@ -321,6 +321,49 @@ class Collection:
             return
         # Collect first: deleting under a running scan may skip pages.
         self.delete([i for page in self._reader.matching(bound, Want(payload=False)) for i in page.batch.ids])
+
+    # --- upkeep -------------------------------------------------------------------------------------
+
+    def settle(self, *, progress: Callable[[int, int], None] | None = None) -> None:
+        """Have the store do now what it does in the background otherwise, such as building an index: after a bulk load,
+        so that the first search finds it done. Where the store looks after that itself, nothing happens.
+
+        ``progress`` is called with how many vectors are done, and of how many.
+        """
+        from pixdex.connectors.port import Upkeep
+
+        if isinstance(self.connector, Upkeep):
+            self.connector.settle(self.name, progress=progress, timeout=None)
+
+    def compact(self, *, progress: Callable[[int, int], None] | None = None) -> Compacted:
+        """Give back the room of replaced and deleted records; reading and writing go on meanwhile.
+
+        ``progress`` is called with how many vectors are done, and of how many.
+
+        Raises:
+            Unsupported: the store is not of pixdex's own files.
+            StoreFull: no room for the copy that takes the place of what is there; nothing is lost.
+            StoreFormat: something is damaged: ``verify`` says what.
+        """
+        return self._upkeep("compact").compact(self.name, progress=progress, timeout=None)
+
+    def verify(self, *, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
+        """Read everything and compare it with its checksums; an empty list means that all is as it was written.
+
+        ``progress`` is called with how many records are done, and of how many.
+
+        Raises:
+            Unsupported: the store is not of pixdex's own files.
+        """
+        return list(self._upkeep("verify").verify(self.name, progress=progress, timeout=None))
+
+    def _upkeep(self, verb: str) -> Upkeep:
+        from pixdex.connectors.port import Upkeep
+
+        if not isinstance(self.connector, Upkeep):
+            scheme = self.connector.scheme
+            raise Unsupported(f"{verb}: {scheme} looks after its own files; use what {scheme} has for that")
+        return self.connector
 
     # --- reading ------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,6 +78,17 @@ class WriterLock:
             raise
         self.file = file
         return True
+
+    @contextmanager
+    def holding(self, wait: float) -> Iterator[None]:
+        """The turn of this thread and the file, for what needs them once. Raises StoreLocked."""
+        if not self.turn.acquire(timeout=wait):
+            raise StoreLocked(f"{self.path.parent} is being written by another thread")
+        try:
+            self.take(wait)
+            yield
+        finally:
+            self.turn.release()
 
     def _wait(self, file: int, seconds: float) -> None:
         until = time.monotonic() + seconds

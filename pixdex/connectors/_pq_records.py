@@ -7,21 +7,25 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeAlias
+from zlib import crc32
 
 import numpy as np
 import orjson
 
-from pixdex.connectors import _pq_sql
+from pixdex.connectors import _pq_schema, _pq_sql
 from pixdex.connectors._pq_segments import Block
 from pixdex.errors import InvalidRecord, NotFound
 from pixdex.filters import Filter, check_columns
-from pixdex.types import Batch, Field, Payload, Spec, Vector
+from pixdex.types import REV, Batch, Field, Payload, Spec, Vector
 
 if TYPE_CHECKING:
     import sqlite3
 
     from numpy.typing import NDArray
+
+    from pixdex.connectors._pq_schema import Connection
 
 __all__ = [
     "Physical",
@@ -29,9 +33,14 @@ __all__ = [
     "add_columns",
     "back_fill",
     "bodies",
+    "changed",
+    "create",
+    "index_positions",
     "insert",
+    "payloads",
     "remove",
     "resolve",
+    "respecify",
     "rows_of",
     "select",
 ]
@@ -42,7 +51,10 @@ _PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Physical:
-    """A physical vector as SQLite knows it: ``rows`` of its segment count, ``dead`` of them are tombstones."""
+    """A physical vector as SQLite knows it: ``rows`` of its segment count, ``dead`` of them are tombstones.
+
+    ``file`` names its segment file and what is derived from that; ``id`` is the vector's for life.
+    """
 
     id: int
     name: str
@@ -50,16 +62,24 @@ class Physical:
     dtype: str
     rows: int
     dead: int
+    file: int
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A collection in the snapshot of a transaction."""
+    """A collection in the snapshot of a transaction.
+
+    Attributes:
+        seq: as long as it is the same, so is all else here, and every record.
+        indexing: the kind of index that was asked for.
+    """
 
     id: int
     name: str
-    spec: Spec
+    seq: int
     next_row: int
+    indexing: str
+    spec: Spec
     vectors: Mapping[str, Physical]
 
     def vector(self, name: str) -> Physical:
@@ -71,24 +91,61 @@ class Snapshot:
         return self.vectors[self.spec.physical(name).column]
 
 
-def resolve(db: sqlite3.Connection, name: str) -> Snapshot:
-    """The collection of that name or alias.
+def resolve(db: Connection, name: str) -> Snapshot:
+    """The collection of that name or alias: the same object as long as nothing changed.
 
     Raises:
         NotFound: there is none.
     """
-    found = db.execute(
-        "SELECT id, name, spec, next_row FROM collections "
-        "WHERE name = ? OR id = (SELECT collection FROM aliases WHERE name = ?)",
-        (name, name),
-    ).fetchone()
+    named = "SELECT id, seq FROM collections WHERE name = ?"
+    aliased = "SELECT id, seq FROM collections WHERE id = (SELECT collection FROM aliases WHERE name = ?)"
+    found = db.execute(named, (name,)).fetchone() or db.execute(aliased, (name,)).fetchone()
     if found is None:
         raise NotFound(f"no collection {name!r}")
-    number, own_name, spec, next_row = found
-    vectors = db.execute(
-        "SELECT id, name, dim, dtype, rows, dead FROM vectors WHERE collection = ? ORDER BY name", (number,)
+    number, seq = found
+    known = db.known.get(number)
+    if known is None or known.seq != seq:
+        known = db.known[number] = _snapshot(db, number)
+    return known
+
+
+def _snapshot(db: Connection, number: int) -> Snapshot:
+    query = "SELECT name, seq, next_row, indexing, crc, spec FROM collections WHERE id = ?"
+    name, seq, next_row, indexing, crc, spec = db.execute(query, (number,)).fetchone()
+    _pq_schema.check(_pq_schema.text_crc(spec), crc, f"the Spec of collection {name!r}")
+    query = "SELECT id, name, dim, dtype, rows, dead, file FROM vectors WHERE collection = ? ORDER BY name"
+    vectors = {row[1]: Physical(*row) for row in db.execute(query, (number,))}
+    return Snapshot(number, name, seq, next_row, indexing, _parsed(spec), vectors)
+
+
+_parsed = lru_cache(maxsize=64)(Spec.from_json)
+
+
+def changed(db: sqlite3.Connection, collection: int) -> None:
+    """Say that this transaction changes the collection: called once in it."""
+    db.execute("UPDATE collections SET seq = seq + 1 WHERE id = ?", (collection,))
+
+
+def create(db: sqlite3.Connection, name: str, spec: Spec, indexing: str) -> None:
+    """An empty collection."""
+    text = spec.to_json()
+    made = db.execute(
+        "INSERT INTO collections (name, indexing, crc, spec) VALUES (?, ?, ?, ?)",
+        (name, indexing, _pq_schema.text_crc(text), text),
     )
-    return Snapshot(number, own_name, Spec.from_json(spec), next_row, {row[1]: Physical(*row) for row in vectors})
+    number = int(made.lastrowid or 0)
+    for statement in _pq_schema.tables(number):
+        db.execute(statement)
+    add_columns(db, number, spec.columns, spec.vectors)
+    db.execute(f"CREATE INDEX r{number}_rev ON r{number} ({REV.column})")
+
+
+def respecify(db: sqlite3.Connection, collection: int, spec: Spec) -> None:
+    """Replace the Spec of a collection."""
+    text = spec.to_json()
+    change = "UPDATE collections SET crc = ?, spec = ? WHERE id = ?"
+    db.execute(change, (_pq_schema.text_crc(text), text, collection))
+    changed(db, collection)
 
 
 def add_columns(db: sqlite3.Connection, collection: int, fields: Sequence[Field], vectors: Sequence[Vector]) -> None:
@@ -99,12 +156,17 @@ def add_columns(db: sqlite3.Connection, collection: int, fields: Sequence[Field]
     for vector in vectors:
         number = secrets.randbits(62)  # never the same again, also where a store was removed and made anew
         db.execute(
-            "INSERT INTO vectors (id, collection, name, dim, dtype) VALUES (?, ?, ?, ?, ?)",
-            (number, collection, vector.column, vector.dim, vector.dtype),
+            "INSERT INTO vectors (id, collection, name, dim, dtype, file) VALUES (?, ?, ?, ?, ?, ?)",
+            (number, collection, vector.column, vector.dim, vector.dtype, number),
         )
-        column = f"v{number}"
-        db.execute(f"ALTER TABLE r{collection} ADD COLUMN {column} INTEGER")
-        db.execute(f"CREATE UNIQUE INDEX r{collection}_{column} ON r{collection} ({column}) WHERE {column} IS NOT NULL")
+        db.execute(f"ALTER TABLE r{collection} ADD COLUMN v{number} INTEGER")
+        index_positions(db, collection, number)
+
+
+def index_positions(db: sqlite3.Connection, collection: int, vector: int) -> None:
+    """Index where the vectors of records lie: no two at the same position."""
+    table, column = f"r{collection}", f"v{vector}"
+    db.execute(f"CREATE UNIQUE INDEX {table}_{column} ON {table} ({column}) WHERE {column} IS NOT NULL")
 
 
 def back_fill(db: sqlite3.Connection, collection: int, fields: Sequence[Field]) -> Iterator[int]:
@@ -118,12 +180,14 @@ def back_fill(db: sqlite3.Connection, collection: int, fields: Sequence[Field]) 
     last = 0
     while True:
         page = db.execute(
-            f"SELECT row, payload FROM b{collection} WHERE row > ? ORDER BY row LIMIT ?", (last, _PAGE)
+            f"SELECT row, id, payload, crc FROM b{collection} JOIN r{collection} USING (row) WHERE row > ? "
+            "ORDER BY row LIMIT ?",
+            (last, _PAGE),
         ).fetchall()
         if not page:
             return
         last = page[-1][0]
-        read = [(row, orjson.loads(payload)) for row, payload in page]
+        read = [(row, _loaded(record, payload, crc)) for row, record, payload, crc in page]
         db.executemany(change, [(*_fitting(db, collection, fields, row, payload), row) for row, payload in read])
         _insert_items(db, collection, fields, read)
         yield len(page)
@@ -182,7 +246,7 @@ def insert(db: sqlite3.Connection, target: Snapshot, batch: Batch, blocks: Mappi
     """Write whole records whose vectors are the last rows of ``blocks``; a record keeps its row when it is replaced."""
     payloads = batch.payloads or ({},) * len(batch)
     old = rows_of(db, target.id, batch.ids)
-    remove(db, target, list(old.values()))
+    _remove(db, target, list(old.values()))
     fresh = iter(range(target.next_row, target.next_row + len(batch) - len(old)))
     rows = [old[record] if record in old else next(fresh) for record in batch.ids]
     fields = target.spec.columns
@@ -197,12 +261,16 @@ def insert(db: sqlite3.Connection, target: Snapshot, batch: Batch, blocks: Mappi
         ],
     )
     tokens = batch.tokens or (None,) * len(batch)
+    packed = [orjson.dumps(payload) for payload in payloads]
+    checksums = map(_pq_schema.payload_crc, batch.ids, packed)
     db.executemany(
-        f"INSERT INTO b{target.id} (row, payload, tokens, height, width, dtype) VALUES (?, ?, ?, ?, ?, ?)",
-        [(row, orjson.dumps(p), *_packed(t)) for row, p, t in zip(rows, payloads, tokens, strict=True)],
+        f"INSERT INTO b{target.id} (row, crc, payload, tokens, height, width, dtype, tokens_crc) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [(row, crc, p, *_packed(t)) for row, crc, p, t in zip(rows, checksums, packed, tokens, strict=True)],
     )
     _insert_items(db, target.id, fields, list(zip(rows, payloads, strict=True)))
     db.execute("UPDATE collections SET next_row = next_row + ? WHERE id = ?", (len(batch) - len(old), target.id))
+    changed(db, target.id)
     for name, block in blocks.items():
         vector = target.vector(name)
         db.execute("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?)", (vector.id, block.start, block.stop, block.crc))
@@ -217,8 +285,12 @@ def _positions(vector: Physical, present: NDArray[np.bool_]) -> list[int | None]
 
 def remove(db: sqlite3.Connection, target: Snapshot, rows: Sequence[int]) -> None:
     """Remove records; the positions of their vectors become tombstones."""
-    if not rows:
-        return
+    if rows:
+        _remove(db, target, rows)
+        changed(db, target.id)
+
+
+def _remove(db: sqlite3.Connection, target: Snapshot, rows: Sequence[int]) -> None:
     among = "row IN (SELECT value FROM json_each(?))"
     wanted = orjson.dumps(list(rows)).decode()
     for vector in target.vectors.values():
@@ -235,25 +307,64 @@ def remove(db: sqlite3.Connection, target: Snapshot, rows: Sequence[int]) -> Non
 
 
 def bodies(
-    db: sqlite3.Connection, collection: int, rows: Sequence[int], *, tokens: bool
+    db: sqlite3.Connection, collection: int, rows: Sequence[int], ids: Sequence[str], *, tokens: bool
 ) -> tuple[list[Payload], list[NDArray[Any] | None]]:
-    """The payloads and, when asked for, the tokens at ascending ``rows``, all of which exist."""
-    columns = "payload, tokens, height, width, dtype" if tokens else "payload, NULL, 0, 0, NULL"
+    """The payloads and, when asked for, the tokens at ascending ``rows``, all of which exist, of the records ``ids``.
+
+    Raises:
+        StoreFormat: a checksum does not fit; the message names the record.
+    """
+    columns = "tokens, height, width, dtype, tokens_crc" if tokens else "NULL, 0, 0, NULL, NULL"
     found = db.execute(
-        f"SELECT {columns} FROM b{collection} WHERE row IN (SELECT value FROM json_each(?)) ORDER BY row",
+        f"SELECT payload, crc, {columns} FROM b{collection} WHERE row IN (SELECT value FROM json_each(?)) ORDER BY row",
         (orjson.dumps(list(rows)).decode(),),
     ).fetchall()
-    return [orjson.loads(body[0]) for body in found], [_unpacked(*body[1:]) for body in found]
+    payloads = [_loaded(record, *body[:2]) for record, body in zip(ids, found, strict=True)]
+    return payloads, [_unpacked(record, *body[2:]) for record, body in zip(ids, found, strict=True)]
 
 
-def _packed(tokens: NDArray[Any] | None) -> tuple[bytes | None, int, int, str | None]:
+def payloads(db: sqlite3.Connection, collection: int, rows: Sequence[int], ids: Sequence[str]) -> list[Payload]:
+    """The payload of the record at each of ``rows``, in that order: a new object for each. ``ids`` are theirs.
+
+    Raises:
+        StoreFormat: a checksum does not fit; the message names the record.
+    """
+    found: dict[int, tuple[int, bytes, int]] = {}
+    distinct = list(dict.fromkeys(rows))
+    for start in range(0, len(distinct), _FEW):
+        some = distinct[start : start + _FEW]
+        for body in db.execute(_bodies_of(collection, len(some)), some):
+            found[body[0]] = body
+    return [_loaded(record, *found[row][1:]) for row, record in zip(rows, ids, strict=True)]
+
+
+def _loaded(record: str, payload: bytes, crc: int) -> Payload:
+    if crc32(payload, crc32(record.encode())) != crc:
+        _pq_schema.check(_pq_schema.payload_crc(record, payload), crc, f"the payload of record {record!r}")
+    loaded: Payload = orjson.loads(payload)
+    return loaded
+
+
+@lru_cache(maxsize=1024)
+def _bodies_of(collection: int, count: int) -> str:
+    return f"SELECT row, payload, crc FROM b{collection} WHERE row IN ({', '.join('?' * count)})"
+
+
+_Packed: TypeAlias = tuple[bytes | None, int, int, str | None, int | None]
+
+
+def _packed(tokens: NDArray[Any] | None) -> _Packed:
     if tokens is None:
-        return None, 0, 0, None
+        return None, 0, 0, None, None
     little = np.ascontiguousarray(tokens, dtype=tokens.dtype.newbyteorder("<"))
-    return little.tobytes(), little.shape[0], little.shape[1], little.dtype.name
+    packed = little.tobytes(), little.shape[0], little.shape[1], little.dtype.name
+    return *packed, _pq_schema.tokens_crc(*packed)
 
 
-def _unpacked(data: bytes | None, height: int, width: int, dtype: str | None) -> NDArray[Any] | None:
+def _unpacked(
+    record: str, data: bytes | None, height: int, width: int, dtype: str | None, crc: int | None
+) -> NDArray[Any] | None:
+    _pq_schema.check(_pq_schema.tokens_crc(data, height, width, dtype), crc, f"the token matrix of record {record!r}")
     if data is None or dtype is None:
         return None
     return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<")).reshape(height, width).copy()

@@ -16,7 +16,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,8 @@ BLOCK_BYTES = 1 << 20
 
 _MAGIC = b"pixdexVS"
 _FIELDS = struct.Struct("<8sII8s16s")  # magic, version, dim, dtype, the file's own name; CRC-32 of these; zeros
-_READ_AHEAD = 8 << 20
+_LAST = 32
+"""Blocks, up to which the rest is checked at once: some 20 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,9 @@ class Segment:
         self._blocks: dict[int, Block] = {}
         self._starts: list[int] = []
         self._checked: dict[int, Block] = {}
+        self._unchecked: set[int] = set()
+        self._table = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool)
+        """Where blocks start, and which of them ``verified`` has to look at."""
         self._lock = threading.Lock()
 
     @property
@@ -108,9 +112,18 @@ class Segment:
         return len(self._mapped)
 
     @property
+    def dim(self) -> int:
+        """Numbers of a vector."""
+        return int(self._empty.shape[1])
+
+    @property
     def last_start(self) -> int:
         """Where the last known block starts: it may have grown since."""
         return self._starts[-1] if self._starts else 0
+
+    def offset(self, row: int) -> int:
+        """Where a row starts in the file."""
+        return HEADER + row * self.dim * self._empty.dtype.itemsize
 
     def extend(self, rows: int, blocks: Sequence[Block]) -> None:
         """Map ``rows`` rows; ``blocks`` are those from ``last_start`` on.
@@ -125,15 +138,11 @@ class Segment:
             for block in blocks:
                 known = block.start in self._blocks
                 self._blocks[block.start] = block
+                self._unchecked.add(block.start)
                 if not known:
                     self._starts.append(block.start)
-
-    def chunks(self, selected: NDArray[np.bool_], size: int) -> Iterator[tuple[NDArray[np.intp], NDArray[Any]]]:
-        """The rows that ``selected`` ``[rows]`` marks, as ``(positions, vectors)`` of at most ``size``."""
-        for start in range(0, len(selected), size):
-            positions = start + np.flatnonzero(selected[start : start + size])
-            if len(positions):
-                yield positions, self.rows(positions)
+            unchecked = np.array([start in self._unchecked for start in self._starts])
+            self._table = np.array(self._starts), unchecked
 
     def rows(self, positions: NDArray[np.intp]) -> NDArray[Any]:
         """``[n, dim]`` in the segment's dtype, at ascending ``positions``; not copied when they are consecutive.
@@ -149,6 +158,24 @@ class Segment:
         if last - first + 1 == len(positions):
             return mapped[first : last + 1]
         return mapped[positions]
+
+    def verified(self, positions: NDArray[np.int64]) -> NDArray[Any]:
+        """The whole mapping ``[mapped, dim]``, with the blocks checked that hold ``positions`` (-1 for none).
+
+        Raises:
+            StoreFormat: a checksum does not fit.
+        """
+        mapped = self._mapped
+        if self._unchecked:
+            starts, unchecked = self._table
+            touched = np.searchsorted(starts, positions, side="right") - 1
+            touched = touched[unchecked[touched] & (positions >= 0)]
+            if len(self._unchecked) <= _LAST:  # at once, so that looking for them ends
+                touched = np.flatnonzero(unchecked)
+            for index in np.unique(touched).tolist():
+                self._check_block(int(starts[index]))
+                unchecked[index] = False
+        return mapped
 
     def _map(self, rows: int) -> NDArray[Any]:
         dim, dtype = self._empty.shape[1], self._empty.dtype
@@ -171,21 +198,26 @@ class Segment:
     def _check(self, first: int, last: int) -> None:
         """Verify the blocks that hold rows ``first`` to ``last``, unless they were before."""
         for index in range(bisect.bisect_right(self._starts, first) - 1, bisect.bisect_right(self._starts, last)):
-            block = self._blocks[self._starts[index]]
-            before = self._checked.get(block.start)
-            if before is not block:
-                self._verify(block, before)
-                self._checked[block.start] = block
+            self._check_block(self._starts[index])
+
+    def _check_block(self, start: int) -> None:
+        block, before = self._blocks[start], self._checked.get(start)
+        if before is block:
+            return
+        self._verify(block, before)
+        self._checked[start] = block
+        with self._lock:
+            if self._blocks[start] is block:  # else it has grown meanwhile
+                self._unchecked.discard(start)
 
     def _verify(self, block: Block, before: Block | None) -> None:
         """A block that grew is checked from where it was."""
         start, crc = (before.stop, before.crc) if before and before.stop <= block.stop else (block.start, 0)
         data = self._mapped[start : block.stop]
         if zlib.crc32(data.data.cast("B") if len(data) else b"", crc) != block.crc:
-            stride = self._empty.shape[1] * self._empty.dtype.itemsize
             raise StoreFormat(
-                f"{self.path}: the bytes at offset {HEADER + start * stride} to {HEADER + block.stop * stride} are not "
-                "what was written: restore the file, or drop the collection and add it again"
+                f"{self.path}: the bytes at offset {self.offset(start)} to {self.offset(block.stop)} are not what was "
+                "written: pixdex verify names the records; restore the file, or write them again"
             )
 
 

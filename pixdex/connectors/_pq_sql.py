@@ -1,4 +1,4 @@
-"""What the embedded store says to SQLite: its schema, typed columns, and filters as WHERE clauses.
+"""What the embedded store says to SQLite: typed columns, and filters as WHERE clauses.
 
 Only ordinals and integer ids stand in the text (``r1``, ``f2``, ``v3``); user names never do, and
 every value is a bound parameter. Three tables a collection: ``rN`` holds one narrow row a record
@@ -25,39 +25,13 @@ from pixdex.types import Field, Kind, Payload
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["STORE_SCHEMA", "Sql", "columns", "compiled", "items", "register", "tables", "values"]
-
-STORE_SCHEMA = """
-CREATE TABLE collections (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, spec TEXT NOT NULL,
-    next_row INTEGER NOT NULL DEFAULT 1);
-CREATE TABLE aliases (name TEXT PRIMARY KEY, collection INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE vectors (id INTEGER PRIMARY KEY, collection INTEGER NOT NULL, name TEXT NOT NULL,
-    dim INTEGER NOT NULL, dtype TEXT NOT NULL, rows INTEGER NOT NULL DEFAULT 0, dead INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (collection, name));
-CREATE TABLE blocks (vector INTEGER, start INTEGER, stop INTEGER NOT NULL, crc INTEGER NOT NULL,
-    PRIMARY KEY (vector, start)) WITHOUT ROWID;
-CREATE TABLE dead (vector INTEGER, ordinal INTEGER, position INTEGER NOT NULL,
-    PRIMARY KEY (vector, ordinal)) WITHOUT ROWID;
-"""
-"""``vectors.rows`` is how much of a segment file counts; ``dead`` lists the positions that no record has any more."""
+__all__ = ["Sql", "columns", "compiled", "items", "register", "values"]
 
 _TYPES = {Kind.TEXT: "TEXT", Kind.FLOAT: "REAL", Kind.GEO: "REAL"}
-_TOKENS = "tokens BLOB, height INTEGER, width INTEGER, dtype TEXT"
 _DEEP = 10
 _FEW = 500
 _MOST = 32_000
 """Values in one statement: SQLite as it comes takes 32 766."""
-
-
-def tables(collection: int) -> list[str]:
-    """The statements that make the tables of an empty collection, still without typed columns."""
-    return [
-        f"CREATE TABLE r{collection} (row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE)",
-        f"CREATE TABLE b{collection} (row INTEGER PRIMARY KEY, payload BLOB NOT NULL, {_TOKENS})",
-        f"CREATE TABLE m{collection} (row INTEGER NOT NULL, field INTEGER NOT NULL, value, lon)",
-        f"CREATE INDEX m{collection}_row ON m{collection} (row)",
-        f"CREATE INDEX m{collection}_value ON m{collection} (field, value)",
-    ]
 
 
 def columns(field: Field) -> list[tuple[str, str]]:

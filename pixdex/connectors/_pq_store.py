@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from pixdex.connectors import _pq_sql
+from pixdex.connectors import _pq_schema, _pq_sql
 from pixdex.connectors._deadline import Deadline
 from pixdex.connectors._files import sync_directory
-from pixdex.connectors._pq_errors import DATABASE, SQLITE_DENIED, translated
+from pixdex.connectors._pq_errors import DATABASE, SQLITE_DENIED, Translated
 from pixdex.connectors._pq_lock import WriterLock
-from pixdex.errors import AccessDenied, NotFound, StoreError, StoreFormat, StoreTimeout
+from pixdex.connectors._pq_schema import VERSION, Connection
+from pixdex.errors import AccessDenied, NotFound, StoreError, StoreFormat, StoreLocked, StoreTimeout
+
+if TYPE_CHECKING:
+    from pixdex.connectors._pq_records import Snapshot
 
 __all__ = ["Store"]
 
-LOCK, SEGMENTS = "pixdex.lock", "segments"
-APPLICATION, VERSION = 0x70697864, 1  # "pixd"
+LOCK, SEGMENTS, DERIVED = "pixdex.lock", "segments", "derived"
+APPLICATION = 0x70697864  # "pixd"
 LOCK_WAIT = 1.0
 """Seconds that a second writer waits at most before StoreLocked."""
 
-_OURS = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", LOCK, SEGMENTS})
+_OURS = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", LOCK, SEGMENTS, DERIVED})
+_MAPPED, _CACHED = 256 << 20, 8 << 20
+"""Bytes of the database that a connection maps, and keeps of what cannot be mapped."""
+_FREE = 5
+"""One free page in so many is worth making the database anew."""
 
 Place: TypeAlias = tuple[int, int]
 """Which file a database is: a path may be removed and made anew."""
@@ -39,7 +48,10 @@ class Store:
         self.sync = sync
         self.place: Place | None = None
         """The database that was found to be ours, last time."""
-        self._idle: list[tuple[Place, sqlite3.Connection]] = []
+        self.translated = Translated(path)
+        self._database = str(path / DATABASE)
+        self._idle: list[tuple[Place, Connection]] = []
+        self._known: dict[int, Snapshot] = {}
         self._shared = True
         self._held: list[WriterLock] = []
         self._closed = False
@@ -48,17 +60,25 @@ class Store:
         # A forgotten handle must not keep others from writing.
         weakref.finalize(self, _forgotten, self._idle, self._held)
 
-    def segment(self, vector: int) -> Path:
-        """The file of a physical vector."""
-        return self.path / SEGMENTS / f"{vector:016x}.seg"
+    @property
+    def derived(self) -> Path:
+        """The folder of what can be made anew; the writer makes it. Names start with the number of a segment file."""
+        return self.path / DERIVED
 
-    def remove(self, vector: int) -> None:
-        """Remove the file of a vector that is gone from SQLite; what fails, the next writer sweeps."""
+    def segment(self, file: int) -> Path:
+        """The segment file of that number."""
+        return self.path / SEGMENTS / f"{file:016x}.seg"
+
+    def remove(self, file: int) -> None:
+        """Remove a segment file that is gone from SQLite, and what was derived from it; what fails, the next writer
+        sweeps.
+        """
         with suppress(OSError):
-            self.segment(vector).unlink()
+            self.segment(file).unlink()
+            for derived in self.derived.glob(f"{file:016x}.*"):
+                derived.unlink()
 
-    @contextmanager
-    def reading(self, deadline: Deadline) -> Iterator[sqlite3.Connection]:
+    def reading(self, deadline: Deadline) -> _Reading:
         """A snapshot: what is committed now, until the block ends.
 
         Raises:
@@ -66,14 +86,10 @@ class Store:
             StoreFormat: it is not a store, newer, or corrupt.
             AccessDenied: it may not be read.
         """
-        with translated(self.path):
-            self._refuse_closed()
-            with self._transaction("BEGIN", self._required()) as db:
-                deadline.check()
-                yield db
+        return _Reading(self, deadline)
 
     @contextmanager
-    def writing(self, deadline: Deadline, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+    def writing(self, deadline: Deadline, *, create: bool = False) -> Iterator[Connection]:
         """The one write transaction: committed when the block ends, rolled back when it raises.
 
         Raises:
@@ -82,33 +98,68 @@ class Store:
             StoreFull: no space; nothing of this transaction was written, nothing before it is lost.
             AccessDenied: it may not be written.
         """
-        with translated(self.path):
-            self._refuse_closed()
+        with self.translated:
+            self.refuse_closed()
             if not create:
-                self._required()
+                self.required()
             elif self._found() is None:
                 self._make_directory()
-            lock = self._lock()
-            if not lock.turn.acquire(timeout=deadline.left(threading.TIMEOUT_MAX)):
-                raise StoreTimeout(f"{self.path}: another thread was writing all the time")
-            try:
-                self._refuse_closed()  # while it waited: nobody would give the lock back
-                if lock.take(deadline.left(LOCK_WAIT)):
-                    self._sweep()
+            with self._turn(deadline):
                 if create:
                     self._make_database()
-                with self._transaction("BEGIN IMMEDIATE", self._required()) as db:
+                with self._transaction("BEGIN IMMEDIATE", self.required()) as db:
+                    shared, db.known = db.known, {}
                     yield db
-            finally:
-                lock.turn.release()
+                    db.known = shared
 
-    def knows(self, vector: int) -> bool:
-        """Whether a vector is there now, whatever the caller's snapshot says."""
+    @contextmanager
+    def _turn(self, deadline: Deadline) -> Iterator[None]:
+        """The one thread of the one process that may write."""
+        lock = self._lock()
+        if not lock.turn.acquire(timeout=deadline.left(threading.TIMEOUT_MAX)):
+            raise StoreTimeout(f"{self.path}: another thread was writing all the time")
+        try:
+            self.refuse_closed()  # while it waited: nobody would give the lock back
+            if lock.take(deadline.left(LOCK_WAIT)):
+                self.derived.mkdir(exist_ok=True)
+                self._sweep()
+            yield
+        finally:
+            lock.turn.release()
+
+    def size(self) -> int:
+        """Bytes of all files."""
+        sizes = 0
+        for file in self.path.rglob("*"):
+            with suppress(OSError):  # it went meanwhile
+                sizes += file.stat().st_size
+        return sizes
+
+    def tidy(self, deadline: Deadline) -> None:
+        """Give back pages that SQLite does not need, when they are many and there is room to make the database anew."""
+        with self.translated, self._turn(deadline):
+            place = self.required()
+            db = self.connection(place)
+            try:
+                pages, free, size = (
+                    db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+                )
+                if free * _FREE > pages and shutil.disk_usage(self.path).free > 2 * pages * size:
+                    db.execute("VACUUM")
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except BaseException:
+                db.close()
+                raise
+            self.give_back(place, db)
+
+    def file_of(self, vector: int) -> int | None:
+        """Which segment file a vector has now, whatever the caller's snapshot says; None when it is gone."""
         place = self._found()
         if place is None:
-            return False
+            return None
         with self._transaction("BEGIN", place) as db:
-            return db.execute("SELECT 1 FROM vectors WHERE id = ?", (vector,)).fetchone() is not None
+            found = db.execute("SELECT file FROM vectors WHERE id = ?", (vector,)).fetchone()
+            return found[0] if found else None
 
     def close(self) -> None:
         """Give back the connections and, with the last handle of this process, the writer's lock. For good."""
@@ -117,7 +168,9 @@ class Store:
         _release(self._idle, self._held)
 
     def release(self) -> None:
-        """Give back the idle connections."""
+        """Give back the idle connections, and look again at what is there: nothing keeps it from being exchanged."""
+        self.place = None
+        self._known = {}
         _release(self._idle, [])
 
     def forget(self) -> None:
@@ -125,20 +178,22 @@ class Store:
         self._held.clear()
         self._guard = threading.Lock()  # a thread that the child lacks may have held it
 
-    def _refuse_closed(self) -> None:
+    def refuse_closed(self) -> None:
+        """Raise StoreError when the store was closed."""
         if self._closed:
             raise StoreError(f"pq://{self.path} is closed")
 
     def _lock(self) -> WriterLock:
         with self._guard:
-            self._refuse_closed()
+            self.refuse_closed()
             if not self._held:
                 self._held.append(WriterLock.join(self.path / LOCK))
             return self._held[0]
 
     # --- the directory ------------------------------------------------------------------------------
 
-    def _required(self) -> Place:
+    def required(self) -> Place:
+        """The finished store that is there now. Raises NotFound."""
         place = self._found()
         if place is None:
             raise NotFound(f"there is no store at {self.path} yet: it is made with its first collection")
@@ -146,10 +201,9 @@ class Store:
 
     def _found(self) -> Place | None:
         """The finished store that is there now; something else in its place is refused, not touched."""
-        place = _place(self.path / DATABASE)
+        place = _place(self._database)
         if place is not None and place == self.place:
             return place
-        self.place = None
         self.release()  # connections to a database that somebody removed, and perhaps made anew
         if not self.path.exists():
             return None
@@ -161,18 +215,21 @@ class Store:
         if place is None or not (self.path / DATABASE).stat().st_size:
             return None
         with self._transaction("BEGIN", place) as db:
-            if not self._identified(db):
-                return None
+            version = self._version(db)
+        if not version:
+            return None
+        if version < VERSION:
+            self._upgrade(place)
         self.place = place
         return place
 
-    def _identified(self, db: sqlite3.Connection) -> bool:
-        """Whether the database is ours and finished; a crash while it was made leaves an empty one."""
+    def _version(self, db: Connection) -> int:
+        """The format of the database; 0 when it is empty, as a crash while it was made leaves it."""
         application, version = (
             db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
         )
         if application == 0 and not db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            return False
+            return 0
         if application != APPLICATION:
             raise StoreFormat(f"{self.path / DATABASE} is a database of another program")
         if version > VERSION:
@@ -180,10 +237,25 @@ class Store:
                 f"{self.path} was written by a newer pixdex (format {version}, this one reads {VERSION}): "
                 "pip install -U pixdex"
             )
-        return True
+        return int(version)
+
+    def _upgrade(self, place: Place) -> None:
+        """Make a store of an older format one of this; who comes first does, reader or writer."""
+        lock = WriterLock.join(self.path / LOCK)
+        try:
+            with lock.holding(LOCK_WAIT), self._transaction("BEGIN IMMEDIATE", place) as db:
+                _pq_schema.upgrade(db, self._version(db))
+        except (AccessDenied, StoreLocked, sqlite3.OperationalError, PermissionError) as error:
+            raise StoreFormat(
+                f"{self.path} was written by an older pixdex and could not be upgraded ({error}): open it once where "
+                "it may be written and nobody else writes"
+            ) from error
+        finally:
+            lock.leave()
 
     def _make_directory(self) -> None:
-        (self.path / SEGMENTS).mkdir(parents=True, exist_ok=True)
+        for folder in (SEGMENTS, DERIVED):
+            (self.path / folder).mkdir(parents=True, exist_ok=True)
         if self.sync:
             sync_directory(self.path)
             sync_directory(self.path.resolve().parent)
@@ -195,7 +267,7 @@ class Store:
         try:
             db.execute("PRAGMA journal_mode = WAL")
             statements = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
-            db.executescript(f"BEGIN IMMEDIATE; {_pq_sql.STORE_SCHEMA} {statements} COMMIT;")
+            db.executescript(f"BEGIN IMMEDIATE; {_pq_schema.STORE_SCHEMA} {statements} COMMIT;")
         finally:
             db.close()
         if self.sync:
@@ -204,8 +276,8 @@ class Store:
     # --- connections --------------------------------------------------------------------------------
 
     @contextmanager
-    def _transaction(self, begin: str, place: Place) -> Iterator[sqlite3.Connection]:
-        db = self._pooled(place) or self._connect()
+    def _transaction(self, begin: str, place: Place) -> Iterator[Connection]:
+        db = self.connection(place)
         try:
             db.execute(begin)
             yield db
@@ -213,6 +285,14 @@ class Store:
         except BaseException:
             db.close()  # rolls back
             raise
+        self.give_back(place, db)
+
+    def connection(self, place: Place) -> Connection:
+        """An idle or a new connection to the database at ``place``."""
+        return self._pooled(place) or self._connect(place)
+
+    def give_back(self, place: Place, db: Connection) -> None:
+        """Take back a connection that is outside of a transaction."""
         if not self._shared:
             db.close()  # it would not notice what others write
             return
@@ -220,7 +300,7 @@ class Store:
         if self._closed:
             self.release()  # close() may have looked before
 
-    def _pooled(self, place: Place) -> sqlite3.Connection | None:
+    def _pooled(self, place: Place) -> Connection | None:
         """An idle connection to the database at ``place``; one to another was given back after that was removed."""
         while True:
             try:
@@ -231,7 +311,7 @@ class Store:
                 return db
             db.close()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, place: Place) -> Connection:
         """Read-write, so that the log can be shared; what that is denied is opened to read."""
         denied: sqlite3.OperationalError | None = None
         for mode in ("mode=rw", "mode=ro", "immutable=1"):
@@ -239,6 +319,7 @@ class Store:
                 break  # without the log, acknowledged records would be missing
             db = sqlite3.connect(
                 f"{(self.path / DATABASE).absolute().as_uri()}?{mode}",
+                factory=Connection,
                 uri=True,
                 isolation_level=None,
                 check_same_thread=False,  # one thread at a time: that is what the list of idle ones is for
@@ -246,6 +327,8 @@ class Store:
             )
             try:
                 db.execute(f"PRAGMA synchronous = {'FULL' if self.sync else 'NORMAL'}")
+                db.execute(f"PRAGMA mmap_size = {_MAPPED}")
+                db.execute(f"PRAGMA cache_size = {-(_CACHED >> 10)}")
                 db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             except sqlite3.OperationalError as error:
                 db.close()
@@ -255,6 +338,8 @@ class Store:
                 continue
             _pq_sql.register(db)
             self._shared = mode != "immutable=1"
+            # Not when the file was exchanged meanwhile: what is known is of one database.
+            db.known = self._known if self._shared and _place(self._database) == place else {}
             return db
         if not (self.path / DATABASE).exists():
             raise NotFound(f"the store at {self.path} is gone") from denied
@@ -267,26 +352,63 @@ class Store:
         return log.exists() and log.stat().st_size > 0
 
     def _sweep(self) -> None:
-        """Remove the files of vectors that were dropped when a crash came between."""
+        """Remove the files of vectors that were dropped or compacted when a crash came between."""
         place = self._found()
         if place is None:
             return
         with self._transaction("BEGIN", place) as db:
-            known = {self.segment(vector) for (vector,) in db.execute("SELECT id FROM vectors")}
-        for file in (self.path / SEGMENTS).glob("*.seg"):
-            if file not in known:
+            known = {f"{file:016x}" for (file,) in db.execute("SELECT file FROM vectors")}
+        for file in (*(self.path / SEGMENTS).glob("*.seg"), *self.derived.iterdir()):
+            if file.name.partition(".")[0] not in known:
                 file.unlink(missing_ok=True)
 
 
-def _place(file: Path) -> Place | None:
+class _Reading:
+    """A read transaction. A class, since generators cost each search microseconds."""
+
+    __slots__ = ("_db", "_deadline", "_place", "_store")
+
+    def __init__(self, store: Store, deadline: Deadline) -> None:
+        self._store = store
+        self._deadline = deadline
+
+    def __enter__(self) -> Connection:
+        with self._store.translated:
+            self._store.refuse_closed()
+            self._place = self._store.required()
+            self._db = self._store.connection(self._place)
+            try:
+                self._db.execute("BEGIN")
+                self._deadline.check()
+            except BaseException:
+                self._db.close()
+                raise
+            return self._db
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        translated = self._store.translated
+        if error is not None:
+            self._db.close()  # rolls back
+            translated.__exit__(kind, error, trace)
+            return
+        with translated:
+            try:
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.close()
+                raise
+            self._store.give_back(self._place, self._db)
+
+
+def _place(file: str) -> Place | None:
     try:
-        found = file.stat()
+        found = os.stat(file)  # noqa: PTH116 - in each read, and a Path costs as much again
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
 
 
-def _release(idle: list[tuple[Place, sqlite3.Connection]], held: list[WriterLock]) -> None:
+def _release(idle: list[tuple[Place, Connection]], held: list[WriterLock]) -> None:
     while idle:
         with suppress(IndexError):  # a thread was faster
             idle.pop()[1].close()
@@ -294,7 +416,7 @@ def _release(idle: list[tuple[Place, sqlite3.Connection]], held: list[WriterLock
         held.pop().leave()
 
 
-def _forgotten(idle: list[tuple[Place, sqlite3.Connection]], held: list[WriterLock]) -> None:
+def _forgotten(idle: list[tuple[Place, Connection]], held: list[WriterLock]) -> None:
     """Release what nobody closed: in the garbage collector or at exit, where an error would only be noise."""
     with suppress(Exception):
         _release(idle, held)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pixdex.connectors._pq_segments import Block, Segment, append
-from pixdex.errors import NotFound, StoreFormat
+from pixdex.errors import NotFound, StoreFormat, StoreUnavailable
 
 if TYPE_CHECKING:
     import sqlite3
@@ -30,6 +30,8 @@ class Vectors:
         self._store = store
         self._segments: dict[int, Segment] = {}
         self._dead: dict[int, NDArray[np.int64]] = {}
+        self._files: dict[int, int] = {}
+        """Of each vector the file that was read last: what is mapped of another takes room on the disk."""
         self._place = store.place
         self._lock = threading.Lock()
 
@@ -39,37 +41,40 @@ class Vectors:
             "SELECT start, stop, crc FROM blocks WHERE vector = ? ORDER BY start DESC LIMIT 1", (vector.id,)
         ).fetchone()
         rows = matrix.astype(np.dtype(vector.dtype).newbyteorder("<"))
-        return append(self._store.segment(vector.id), Block(*last) if last else None, rows, sync=self._store.sync)
+        return append(self._store.segment(vector.file), Block(*last) if last else None, rows, sync=self._store.sync)
 
     def segment(self, db: sqlite3.Connection, vector: Physical) -> Segment:
         """The segment of a vector, mapped as far as the snapshot reaches or farther.
 
         Raises:
             NotFound: the collection was dropped after the snapshot was taken, and the file with it.
+            StoreUnavailable: it was compacted after that; another snapshot finds the new file.
             StoreFormat: the file is missing, short, or not the one that belongs here.
         """
         with self._lock:
             self._renew()
-            segment = self._segments.get(vector.id)
+            before = self._files.get(vector.id, vector.file)
+            if before != vector.file:
+                self._segments.pop(before, None)
+                self._dead.pop(before, None)
+            self._files[vector.id] = vector.file
+            segment = self._segments.get(vector.file)
             if segment is None:
-                path = self._store.segment(vector.id)
-                segment = self._segments[vector.id] = Segment(path, vector.dim, vector.dtype)
+                path = self._store.segment(vector.file)
+                segment = self._segments[vector.file] = Segment(path, vector.dim, vector.dtype)
         if segment.mapped < vector.rows:
             query = "SELECT start, stop, crc FROM blocks WHERE vector = ? AND start >= ? ORDER BY start"
             found = db.execute(query, (vector.id, segment.last_start))
             try:
                 segment.extend(vector.rows, [Block(*block) for block in found])
             except StoreFormat as error:
-                if not isinstance(error.__cause__, FileNotFoundError) or self._store.knows(vector.id):
+                now = self._store.file_of(vector.id)
+                if not isinstance(error.__cause__, FileNotFoundError) or now == vector.file:
                     raise
-                raise NotFound(f"the collection of vector {vector.name!r} was dropped meanwhile") from error
+                if now is None:
+                    raise NotFound(f"the collection of vector {vector.name!r} was dropped meanwhile") from error
+                raise StoreUnavailable(f"{segment.path} went in a compaction: read again") from error
         return segment
-
-    def live(self, db: sqlite3.Connection, vector: Physical) -> NDArray[np.bool_]:
-        """Which positions belong to a record: bool ``[rows]``."""
-        selected = np.ones(vector.rows, dtype=bool)
-        selected[self._tombstones(db, vector)] = False
-        return selected
 
     def read(self, db: sqlite3.Connection, vector: Physical, positions: Sequence[int | None]) -> NDArray[np.float32]:
         """The vectors at ``positions``, zeros where there is none: float32 ``[n, dim]``."""
@@ -83,9 +88,9 @@ class Vectors:
     def remove(self, vectors: Iterable[Physical]) -> None:
         """Forget vectors that no snapshot has any more, and their files."""
         for vector in vectors:
-            self._segments.pop(vector.id, None)
-            self._dead.pop(vector.id, None)
-            self._store.remove(vector.id)
+            self._segments.pop(vector.file, None)
+            self._dead.pop(vector.file, None)
+            self._store.remove(vector.file)
 
     def close(self) -> None:
         """Let go of the mappings; reading maps again."""
@@ -98,11 +103,11 @@ class Vectors:
             self.close()
             self._place = self._store.place
 
-    def _tombstones(self, db: sqlite3.Connection, vector: Physical) -> NDArray[np.int64]:
+    def tombstones(self, db: sqlite3.Connection, vector: Physical) -> NDArray[np.int64]:
         """The dead positions of this snapshot. The list only grows, so a newer one starts with an older one."""
-        known = self._dead.get(vector.id, np.zeros(0, dtype=np.int64))
+        known = self._dead.get(vector.file, np.zeros(0, dtype=np.int64))
         if len(known) < vector.dead:
             query = "SELECT position FROM dead WHERE vector = ? AND ordinal >= ? ORDER BY ordinal"
             fresh = [position for (position,) in db.execute(query, (vector.id, len(known)))]
-            known = self._dead[vector.id] = np.concatenate([known, np.array(fresh, dtype=np.int64)])
+            known = self._dead[vector.file] = np.concatenate([known, np.array(fresh, dtype=np.int64)])
         return known[: vector.dead]

@@ -24,7 +24,7 @@ for a typed column.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -34,7 +34,17 @@ from pixdex.types import MAX_ID_BYTES, Batch, Hit, Kind, Metric, Page, Scan, Sea
 if TYPE_CHECKING:
     from pixdex.filters import Filter
 
-__all__ = ["Adopting", "Capabilities", "Connector", "Survey", "SurveyedField", "SurveyedVector"]
+__all__ = [
+    "Adopting",
+    "Capabilities",
+    "Compacted",
+    "Connector",
+    "Finding",
+    "Survey",
+    "SurveyedField",
+    "SurveyedVector",
+    "Upkeep",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,4 +242,63 @@ class Adopting(Protocol):
         """Give records that exist the vectors of ``batch``, by id, and leave all else of them; unknown ids are
         ignored. Raises Unsupported where ``alter`` cannot add a vector.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compacted:
+    """What a compaction did.
+
+    Attributes:
+        kept: vectors that were copied.
+        removed: vectors that no record had any more.
+        freed: bytes that the store takes less.
+    """
+
+    kept: int
+    removed: int
+    freed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something in a store that is not as it was written.
+
+    Attributes:
+        place: the file, with the bytes in it where they are known.
+        what: what is wrong.
+        remedy: what to do.
+        records: the ids of the records concerned, where they are known.
+        lost: something that was acknowledged is damaged; else it is made anew from what is whole.
+    """
+
+    place: str
+    what: str
+    remedy: str
+    records: tuple[str, ...] = ()
+    lost: bool = True
+
+
+@runtime_checkable
+class Upkeep(Protocol):
+    """What a connector can do whose files pixdex itself writes. ``progress`` is called with how many vectors or
+    records are done, and of how many.
+    """
+
+    def settle(self, name: str, *, progress: Callable[[int, int], None] | None = None, timeout: float | None) -> None:
+        """Do now what is done in the background otherwise: bring the index up to the last record."""
+        ...
+
+    def compact(
+        self, name: str, *, progress: Callable[[int, int], None] | None = None, timeout: float | None
+    ) -> Compacted:
+        """Give back the room of replaced and deleted records. Readers and writers go on meanwhile. Raises StoreFull
+        where there is no room for the copy, and StoreFormat where a checksum does not fit; nothing is lost by either.
+        """
+        ...
+
+    def verify(
+        self, name: str, *, progress: Callable[[int, int], None] | None = None, timeout: float | None
+    ) -> Sequence[Finding]:
+        """Read everything and compare it with its checksums. Nothing is changed."""
         ...

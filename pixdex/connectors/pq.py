@@ -3,38 +3,36 @@
 ``pq://photos.pix#name`` or ``pq:///var/lib/photos#name``. Vectors lie in append-only, checksummed segment
 files, forced to the disk before the SQLite transaction that names them; SQLite holds all else. Killed at
 any instant it opens again with every acknowledged record. One process writes, many read; in each, any
-number of threads. Searches are exact. It needs POSIX file locks.
+number of threads. Small collections are searched exactly, large ones by an index that proposes positions, which are
+scored exactly (``_pq_plan``). It needs POSIX file locks.
 """
 
 # ruff: noqa: S608 - only ordinals and integer ids of ours stand in the text; every value is bound
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import orjson
-
+from pixdex.connectors import _pq_index
 from pixdex.connectors import _pq_records as records
-from pixdex.connectors import _pq_sql
 from pixdex.connectors._deadline import Deadline
-from pixdex.connectors._pq_scan import scan
+from pixdex.connectors._pq_building import Builder
+from pixdex.connectors._pq_compact import compact
+from pixdex.connectors._pq_reading import Reading
 from pixdex.connectors._pq_store import Store
 from pixdex.connectors._pq_vectors import Vectors
-from pixdex.connectors.port import Capabilities
+from pixdex.connectors._pq_verify import verify
+from pixdex.connectors._pq_view import Views
+from pixdex.connectors.port import Capabilities, Compacted, Finding
 from pixdex.errors import AlreadyExists, ConfigError, NotFound, Unsupported
-from pixdex.scores import similarities
-from pixdex.types import REV, Batch, Hit, Native, Page, Scan, Search, Spec, Want
+from pixdex.types import Batch, Hit, Native, Page, Scan, Search, Spec, Want
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from numpy.typing import NDArray
-
-    from pixdex.connectors._pq_records import Physical, Snapshot
     from pixdex.connectors.address import Address
     from pixdex.filters import Filter
 
@@ -46,10 +44,13 @@ class PqOptions:
     """Options of ``pq://``.
 
     Attributes:
+        index: how new collections index their vectors: auto, flat, ivf, pq, ivf-pq, opq, rabitq, hnsw, lsh, kdtree
+            or balltree; see docs/embedded.md. What there is keeps its own.
         sync: force every write to the disk. Off, what was acknowledged still survives the process, but
             not a power cut.
     """
 
+    index: str = "auto"
     sync: bool = True
 
 
@@ -70,7 +71,10 @@ class PqConnector:
 
     def __init__(self, path: Path, options: PqOptions = PqOptions()) -> None:
         self._store = Store(path, sync=options.sync)
+        self._kind = _pq_index.kind_named(options.index)
         self._vectors = Vectors(self._store)
+        self._views = Views(self._store, self._vectors)
+        self._builder = Builder(self._store, self._views)
 
     # --- collections --------------------------------------------------------------------------------
 
@@ -80,12 +84,7 @@ class PqConnector:
         with self._store.writing(Deadline.after(timeout), create=True) as db:
             if _number(db, name) is not None or name in _aliases(db):
                 raise AlreadyExists(f"there is a collection or alias {name!r} already")
-            made = db.execute("INSERT INTO collections (name, spec) VALUES (?, ?)", (name, spec.to_json()))
-            number = int(made.lastrowid or 0)
-            for statement in _pq_sql.tables(number):
-                db.execute(statement)
-            records.add_columns(db, number, spec.columns, spec.vectors)
-            db.execute(f"CREATE INDEX r{number}_rev ON r{number} ({REV.column})")
+            records.create(db, name, spec, self._kind.value)
 
     def describe(self, name: str, *, timeout: float | None) -> Spec:
         with self._store.reading(Deadline.after(timeout)) as db:
@@ -104,7 +103,7 @@ class PqConnector:
             if fields:
                 for _ in records.back_fill(db, target.id, fields):
                     deadline.check()
-            db.execute("UPDATE collections SET spec = ? WHERE id = ?", (spec.to_json(), target.id))
+            records.respecify(db, target.id, spec)
 
     def drop(self, name: str, *, timeout: float | None) -> None:
         try:
@@ -124,6 +123,7 @@ class PqConnector:
                 db.execute("DELETE FROM collections WHERE id = ?", (number,))
         except NotFound:  # no store
             return
+        self._views.forget(vector.file for vector in dropped)
         self._vectors.remove(dropped)
 
     def names(self, *, timeout: float | None) -> Sequence[str]:
@@ -165,6 +165,8 @@ class PqConnector:
                     blocks[column] = self._vectors.append(db, vector, matrix[present])
                 deadline.check()
             records.insert(db, target, batch, blocks)
+        for column, block in blocks.items():
+            self._builder.notice(name, target, column, block.stop)
 
     def delete(self, name: str, ids: Sequence[str], *, timeout: float | None) -> None:
         with self._store.writing(Deadline.after(timeout)) as db:
@@ -180,12 +182,33 @@ class PqConnector:
         """Every write is visible when it returns: this only checks that the collection is there."""
         self.describe(name, timeout=timeout)
 
+    # --- upkeep -------------------------------------------------------------------------------------
+
+    def settle(self, name: str, *, progress: Callable[[int, int], None] | None = None, timeout: float | None) -> None:
+        self._builder.settle(name, progress=progress or _silent, deadline=Deadline.after(timeout))
+
+    def compact(
+        self, name: str, *, progress: Callable[[int, int], None] | None = None, timeout: float | None
+    ) -> Compacted:
+        deadline, progress = Deadline.after(timeout), progress or _silent
+        done, replaced = compact(
+            self._store, self._vectors, name, prepare=self._builder.prepare, progress=progress, deadline=deadline
+        )
+        self._views.forget(vector.file for vector in replaced)
+        return done
+
+    def verify(
+        self, name: str, *, progress: Callable[[int, int], None] | None = None, timeout: float | None
+    ) -> Sequence[Finding]:
+        return verify(self._store, name, progress=progress or _silent, deadline=Deadline.after(timeout))
+
     # --- reads --------------------------------------------------------------------------------------
 
     def fetch(self, name: str, ids: Sequence[str], *, want: Want, timeout: float | None) -> Batch:
         with self._store.reading(Deadline.after(timeout)) as db:
             target = records.resolve(db, name)
-            return self._read(db, target, sorted(records.rows_of(db, target.id, ids).values()), want)
+            rows = sorted(records.rows_of(db, target.id, ids).values())
+            return Reading(db, target, self._vectors).batch(rows, want)
 
     def scan(self, name: str, request: Scan, *, timeout: float | None) -> Page:
         after = _cursor(request.after)
@@ -194,7 +217,7 @@ class PqConnector:
             order = "AND row > ? ORDER BY row LIMIT ?"
             found = records.select(db, target, "row", request.where, order, after, request.size + 1).fetchall()
             rows = [row for (row,) in found[: request.size]]
-            batch = self._read(db, target, rows, request.want)
+            batch = Reading(db, target, self._vectors).batch(rows, request.want)
             return Page(batch, str(rows[-1]) if len(found) > len(rows) else None)
 
     def count(self, name: str, where: Filter | None, *, timeout: float | None) -> int:
@@ -204,63 +227,22 @@ class PqConnector:
 
     def search(self, name: str, request: Search, *, timeout: float | None) -> Sequence[Sequence[Hit]]:
         deadline = Deadline.after(timeout)
-        with self._store.reading(deadline) as db:
-            target = records.resolve(db, name)
-            vector, metric = target.vector(request.using), target.spec.physical(request.using).metric
-            segment = self._vectors.segment(db, vector)
-            selected = self._selected(db, target, vector, request.where)
-            found = scan(segment, selected, request.queries, metric, request.k, between=deadline.check)
-            named = _records_at(db, target, vector, np.unique(found))
-            best = []
-            for query, proposed in zip(request.queries, found, strict=True):
-                positions = np.sort(proposed)
-                scores = similarities(metric, query[None], segment.rows(positions))[0]
-                scored = zip(scores.tolist(), positions.tolist(), strict=True)
-                ranked = sorted((-score, *named[position]) for score, position in scored)
-                best.append(ranked[: request.k])
-            rows = sorted({row for ranked in best for _, _, row in ranked})
-            batch = self._read(db, target, rows, request.want)
-        place = {row: i for i, row in enumerate(rows)}
-        return [[batch.hit(place[row], -score) for score, _, row in ranked] for ranked in best]
+        hits = None
+        while hits is None:
+            with self._store.reading(deadline) as db:
+                reading = Reading(db, records.resolve(db, name), self._vectors)
+                hits = reading.search(self._views, request, deadline)
+        return hits
 
     def close(self) -> None:
+        self._builder.close()
         self._store.close()
+        self._views.close()
         self._vectors.close()
 
-    def _selected(
-        self, db: sqlite3.Connection, target: Snapshot, vector: Physical, where: Filter | None
-    ) -> NDArray[np.bool_]:
-        """Which positions hold a record that matches: bool ``[rows]``."""
-        if where is None:
-            return self._vectors.live(db, vector)
-        selected = np.zeros(vector.rows, dtype=bool)
-        found = records.select(db, target, f"v{vector.id}", where, f"AND v{vector.id} IS NOT NULL").fetchall()
-        selected[np.fromiter((position for (position,) in found), dtype=np.int64, count=len(found))] = True
-        return selected
 
-    def _read(self, db: sqlite3.Connection, target: Snapshot, rows: Sequence[int], want: Want) -> Batch:
-        """The records at ascending ``rows``, with what is wanted."""
-        vectors = [target.vector(name) for name in want.vectors]
-        columns = ", ".join(["id", *(f"v{vector.id}" for vector in vectors)])
-        found = db.execute(
-            f"SELECT {columns} FROM r{target.id} WHERE row IN (SELECT value FROM json_each(?)) ORDER BY row",
-            (orjson.dumps(list(rows)).decode(),),
-        ).fetchall()
-        matrices, absent = {}, {}
-        for column, vector in enumerate(vectors, start=1):
-            positions = [record[column] for record in found]
-            absent[vector.name] = np.array([position is None for position in positions], dtype=bool)
-            matrices[vector.name] = self._vectors.read(db, vector, positions)
-        payloads, tokens = None, None
-        if want.payload or want.tokens:
-            payloads, tokens = records.bodies(db, target.id, rows, tokens=want.tokens)
-        return Batch(
-            tuple(record[0] for record in found),
-            matrices,
-            tuple(payloads) if payloads is not None and want.payload else None,
-            tuple(tokens) if tokens is not None and want.tokens else None,
-            absent,
-        )
+def _silent(done: int, total: int) -> None:
+    """Follow nothing."""
 
 
 def _number(db: sqlite3.Connection, name: str) -> int | None:
@@ -272,17 +254,6 @@ def _aliases(db: sqlite3.Connection) -> dict[str, str]:
     return dict(
         db.execute("SELECT a.name, c.name FROM aliases a JOIN collections c ON c.id = a.collection ORDER BY a.name")
     )
-
-
-def _records_at(
-    db: sqlite3.Connection, target: Snapshot, vector: Physical, positions: NDArray[np.intp]
-) -> dict[int, tuple[str, int]]:
-    """``position -> (id, row)``."""
-    found = db.execute(
-        f"SELECT v{vector.id}, id, row FROM r{target.id} WHERE v{vector.id} IN (SELECT value FROM json_each(?))",
-        (orjson.dumps(positions.tolist()).decode(),),
-    )
-    return {position: (record, row) for position, record, row in found}
 
 
 def _cursor(after: str | None) -> int:

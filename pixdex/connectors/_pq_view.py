@@ -1,0 +1,165 @@
+"""What this process knows of a physical vector in one snapshot, kept from search to search.
+
+A view is a value: it is never changed, only followed by the view of a later snapshot, which shares its arrays. What it
+holds of a position stays right for ever, since a position's record never changes; only tombstones and positions behind
+the last are news.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pixdex.connectors import _pq_columns, _pq_derived, _pq_index
+from pixdex.errors import StoreFormat
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from numpy.typing import NDArray
+
+    from pixdex.connectors._pq_columns import Columns
+    from pixdex.connectors._pq_index import Index
+    from pixdex.connectors._pq_records import Physical, Snapshot
+    from pixdex.connectors._pq_segments import Segment
+    from pixdex.connectors._pq_store import Store
+    from pixdex.connectors._pq_vectors import Vectors
+
+__all__ = ["INDEX", "View", "Views"]
+
+_log = logging.getLogger("pixdex.connectors.pq")
+
+INDEX = "index"
+"""The kind of derived file that an index is, and the name of its one array."""
+
+_TAIL = 256
+"""Positions behind an index that are scored one by one, and one more for each ``_TAIL_SHARE`` that it covers."""
+_TAIL_SHARE = 1024
+_CATCH_UP = 20_000
+"""Positions that a search adds to an index on its way: a quarter of a second. More are left to the builder."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A physical vector in the snapshot ``seq`` of its collection.
+
+    Attributes:
+        rows: the positions there are.
+        dead: how many of them are tombstones.
+        alive: bool ``[rows]``; None when none is dead.
+        columns: ids, rows and typed columns by position.
+        index: proposes positions; None where all are scored.
+    """
+
+    seq: int
+    rows: int
+    dead: int
+    alive: NDArray[np.bool_] | None
+    segment: Segment
+    columns: Columns
+    index: Index | None
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a vector."""
+        return self.segment.dim
+
+    def allowed(self, selected: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+        """Which positions may be found: bool ``[rows]``, None for all."""
+        if selected is None or self.alive is None:
+            return self.alive if selected is None else selected
+        return selected & self.alive
+
+
+class Views:
+    """The newest view of each vector file that this process has read. Safe for several threads."""
+
+    def __init__(self, store: Store, vectors: Vectors) -> None:
+        self._store, self._vectors = store, vectors
+        self._known: dict[int, View] = {}
+        self._loaded: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def at(self, db: sqlite3.Connection, target: Snapshot, vector: Physical) -> View | None:
+        """The view of a snapshot; None where this process has seen a later one, so that the caller takes a new snapshot.
+
+        Raises:
+            StoreFormat: a segment is damaged.
+        """
+        view = self._known.get(vector.file)
+        if view is None or view.seq != target.seq:
+            with self._lock:
+                view = self._known.get(vector.file)
+                if view is None or view.seq < target.seq:
+                    view = self._known[vector.file] = self._followed(db, target, vector, view)
+        return view if view.seq == target.seq else None
+
+    def known(self, file: int) -> View | None:
+        """What was read last of a vector file, if anything."""
+        return self._known.get(file)
+
+    def forget(self, files: Iterable[int]) -> None:
+        """Let go of what belongs to files that are gone."""
+        with self._lock:
+            for file in files:
+                self._known.pop(file, None)
+                self._loaded.pop(file, None)
+
+    def close(self) -> None:
+        """Let go of everything; reading reads again."""
+        with self._lock:
+            self._known.clear()
+            self._loaded.clear()
+
+    def _followed(self, db: sqlite3.Connection, target: Snapshot, vector: Physical, known: View | None) -> View:
+        if known is None:
+            columns = _pq_columns.load(db, target, vector, self._store.derived)
+        else:
+            columns = known.columns.extended(db, target, vector)
+        segment = self._vectors.segment(db, vector)
+        index = self._newest(vector.file) or (None if known is None else known.index)
+        alive = self._alive(db, vector)
+        return View(target.seq, vector.rows, vector.dead, alive, segment, columns, _caught_up(index, segment, vector))
+
+    def _alive(self, db: sqlite3.Connection, vector: Physical) -> NDArray[np.bool_] | None:
+        if not vector.dead:
+            return None
+        alive = np.ones(vector.rows, dtype=bool)
+        alive[self._vectors.tombstones(db, vector)] = False
+        return alive
+
+    def _newest(self, file: int) -> Index | None:
+        """The index that was saved last, unless this process has read it before. A damaged one is passed over: the
+        next writer makes another.
+        """
+        for path in _pq_derived.find(self._store.derived, INDEX, file):
+            if path.name == self._loaded.get(file):
+                return None
+            self._loaded[file] = path.name
+            try:
+                return load_index(path, file)
+            except StoreFormat as error:
+                _log.warning("%s", error)
+        return None
+
+
+def load_index(path: Path, file: int) -> Index:
+    """The index in a derived file of a vector file.
+
+    Raises:
+        StoreFormat: it is damaged.
+    """
+    return _pq_index.from_bytes(_pq_derived.read(path, INDEX, file).arrays[INDEX])
+
+
+def _caught_up(index: Index | None, segment: Segment, vector: Physical) -> Index | None:
+    """``index`` with the positions behind it, when they are so many that scoring them one by one would be felt."""
+    if index is None or not _TAIL + index.covers // _TAIL_SHARE < vector.rows - index.covers <= _CATCH_UP:
+        return index
+    return index.extended(segment.rows(np.arange(index.covers, vector.rows)).astype(np.float32, copy=False))
