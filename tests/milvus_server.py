@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-__all__ = ["INSIDE", "PORT", "Server", "command", "refusal"]
+__all__ = ["INSIDE", "PORT", "Server", "command", "die_with_parent", "refusal"]
 
 ROOT = Path(__file__).resolve().parents[1]
 PORT = 19530
@@ -126,8 +126,9 @@ def _alone() -> bool:
     return [name for _, name in socket.if_nameindex()] == ["lo"]
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: an aborted run leaves no server
+def die_with_parent() -> None:
+    """For this process: an aborted run leaves nothing behind."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class Server:
@@ -159,7 +160,7 @@ class Server:
                 [str(interpreter()), "-c", _START, str(self.directory), json.dumps(self.settings)],
                 stdout=log,
                 stderr=log,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - only this one call, and no lock is taken in it
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - only this one call, and no lock is taken in it
             )
         if wait:
             self.wait()
@@ -236,7 +237,14 @@ def run_shards(count: int, tests: Sequence[str]) -> int:
                     base,
                     *tests,
                 ]
-                runs.append((log, subprocess.Popen(arguments, stdout=log, stderr=log, env={**os.environ, **known})))
+                process = subprocess.Popen(
+                    arguments,
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, **known},
+                    preexec_fn=die_with_parent,  # noqa: PLW1509 - this process has one thread
+                )
+                runs.append((log, process))
             codes = [run.wait() for _, run in runs]
         finally:
             server.kill()
@@ -262,6 +270,7 @@ def main(arguments: Sequence[str]) -> int:
             sys.stderr.write(f"{reason}\n")
             return 77
         os.execvp("unshare", command(arguments))
+    die_with_parent()
     _raise_loopback()
     os.environ[INSIDE] = "1"
     started = list(arguments)
@@ -269,7 +278,7 @@ def main(arguments: Sequence[str]) -> int:
         return run_shards(int(started[1]), started[2:])
     if started[0] == "pytest":
         started[:1] = [sys.executable, "-m", "pytest"]
-    return subprocess.call(started)
+    return os.execvp(started[0], started)
 
 
 if __name__ == "__main__":

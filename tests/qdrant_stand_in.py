@@ -84,6 +84,8 @@ class StandIn:
     def broken(self) -> Iterator[None]:
         """Inside, it is stopped: connections are accepted, by the system, and nothing answers."""
         self.signal(signal.SIGSTOP)
+        assert self.process is not None
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # on busy cores it answers a little longer
         try:
             yield
         finally:

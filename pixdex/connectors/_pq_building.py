@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from pixdex.connectors import _pq_derived, _pq_index
+from pixdex.connectors import _pq_columns, _pq_derived, _pq_index
 from pixdex.connectors import _pq_records as records
 from pixdex.connectors._deadline import Deadline
 from pixdex.connectors._pq_index import Kind, Stopped
@@ -76,6 +76,8 @@ class Builder:
     def __init__(self, store: Store, views: Views) -> None:
         self._store, self._views = store, views
         self._saved: dict[int, Saved] = {}
+        self._prepared: set[int] = set()
+        """Files that SQLite does not name yet."""
         self._due: dict[tuple[str, str], None] = {}
         self._guard = threading.Lock()
         self._turn = threading.Lock()
@@ -119,7 +121,8 @@ class Builder:
         kind = _kind(target, vector.name, vector.rows)
         if kind is Kind.FLAT or vector.rows < LEAST:
             return
-        index = _pq_index.train(kind, vectors, target.spec.physical(vector.name).metric)
+        self._prepared.add(vector.file)
+        index = _pq_index.train(kind, vectors, target.spec.physical(vector.name).metric, stop=self._stop)
         self._write(vector, index)
 
     def close(self) -> None:
@@ -151,7 +154,10 @@ class Builder:
             target, view, metric = self._look(name, column)
             vector = target.vector(column)
             saved, kind = self._state(vector.file), _kind(target, column, view.rows)
-            if kind is Kind.FLAT or view.rows < LEAST or saved.covers == view.rows:
+            if kind is Kind.FLAT or view.rows < LEAST:
+                return
+            if saved.covers == view.rows:
+                self._mend(view)
                 return
             self._save(view, vector, self._fresh(view, kind, metric, saved, stop, progress))
             self._register(name, vector)
@@ -190,13 +196,24 @@ class Builder:
             _pq_derived.write(path, INDEX, vector.file, index.covers, {"fitted": index.fitted}, arrays)
         self._saved[vector.file] = Saved(index.covers, index.fitted)
 
+    def _mend(self, view: View) -> None:
+        """Write the columns again where those saved are damaged."""
+        for path in _pq_derived.find(self._store.derived, _pq_columns.KIND, view.file)[:1]:
+            try:
+                _pq_derived.read(path, _pq_columns.KIND, view.file)
+            except StoreFormat:
+                with self._store.translated:
+                    path.unlink(missing_ok=True)
+                    view.columns.save(self._store.derived)
+
     def _register(self, name: str, vector: Physical) -> None:
         """Have every reader look for the index, and remove the ones before."""
         with self._store.writing(Deadline.after(None)) as db:
             files = {file for (file,) in db.execute("SELECT file FROM vectors")}
             if vector.file in files:
                 records.changed(db, records.resolve(db, name).id)
-            _pq_derived.clean(self._store.derived, files)
+            self._prepared -= files
+            _pq_derived.clean(self._store.derived, files | self._prepared)
 
     def _state(self, file: int) -> Saved:
         saved = self._saved.get(file)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["verify"]
 
-_RESTORE = "restore the store from a copy; what can still be read, pixdex copy takes to another"
+_RESTORE = "restore the store from a copy"
 _AGAIN = "write these records again, or restore the store from a copy"
 _REBUILT = "nothing: it is ignored, and made anew by the next write or search that needs it"
 _PAGE = 1000

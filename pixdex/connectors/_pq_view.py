@@ -45,25 +45,29 @@ _CATCH_UP = 20_000
 """Positions that a search adds to an index on its way: a quarter of a second. More are left to the builder."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """A physical vector in the snapshot ``seq`` of its collection.
 
     Attributes:
+        file: the segment file; a compaction gives the vector another.
         rows: the positions there are.
         dead: how many of them are tombstones.
         alive: bool ``[rows]``; None when none is dead.
         columns: ids, rows and typed columns by position.
         index: proposes positions; None where all are scored.
+        saved: the derived file that it was read from.
     """
 
     seq: int
+    file: int
     rows: int
     dead: int
     alive: NDArray[np.bool_] | None
     segment: Segment
     columns: Columns
     index: Index | None
+    saved: str
 
     @property
     def dim(self) -> int:
@@ -78,12 +82,11 @@ class View:
 
 
 class Views:
-    """The newest view of each vector file that this process has read. Safe for several threads."""
+    """The newest view of each vector that this process has read. Safe for several threads."""
 
     def __init__(self, store: Store, vectors: Vectors) -> None:
         self._store, self._vectors = store, vectors
         self._known: dict[int, View] = {}
-        self._loaded: dict[int, str] = {}
         self._lock = threading.Lock()
 
     def at(self, db: sqlite3.Connection, target: Snapshot, vector: Physical) -> View | None:
@@ -92,40 +95,44 @@ class Views:
         Raises:
             StoreFormat: a segment is damaged.
         """
-        view = self._known.get(vector.file)
+        view = self._known.get(vector.id)
         if view is None or view.seq != target.seq:
             with self._lock:
-                view = self._known.get(vector.file)
+                view = self._known.get(vector.id)
                 if view is None or view.seq < target.seq:
-                    view = self._known[vector.file] = self._followed(db, target, vector, view)
+                    view = self._known[vector.id] = self._followed(db, target, vector, view)
         return view if view.seq == target.seq else None
 
-    def known(self, file: int) -> View | None:
-        """What was read last of a vector file, if anything."""
-        return self._known.get(file)
-
-    def forget(self, files: Iterable[int]) -> None:
-        """Let go of what belongs to files that are gone."""
+    def forget(self, vectors: Iterable[Physical]) -> None:
+        """Let go of vectors that are gone."""
         with self._lock:
-            for file in files:
-                self._known.pop(file, None)
-                self._loaded.pop(file, None)
+            for vector in vectors:
+                self._known.pop(vector.id, None)
 
     def close(self) -> None:
         """Let go of everything; reading reads again."""
         with self._lock:
             self._known.clear()
-            self._loaded.clear()
 
     def _followed(self, db: sqlite3.Connection, target: Snapshot, vector: Physical, known: View | None) -> View:
-        if known is None:
+        if known is None or known.file != vector.file:
+            known = None
             columns = _pq_columns.load(db, target, vector, self._store.derived)
         else:
             columns = known.columns.extended(db, target, vector)
         segment = self._vectors.segment(db, vector)
-        index = self._newest(vector.file) or (None if known is None else known.index)
-        alive = self._alive(db, vector)
-        return View(target.seq, vector.rows, vector.dead, alive, segment, columns, _caught_up(index, segment, vector))
+        index, saved = self._newest(vector.file, known)
+        return View(
+            seq=target.seq,
+            file=vector.file,
+            rows=vector.rows,
+            dead=vector.dead,
+            alive=self._alive(db, vector),
+            segment=segment,
+            columns=columns,
+            index=_caught_up(index, segment, vector),
+            saved=saved,
+        )
 
     def _alive(self, db: sqlite3.Connection, vector: Physical) -> NDArray[np.bool_] | None:
         if not vector.dead:
@@ -134,19 +141,18 @@ class Views:
         alive[self._vectors.tombstones(db, vector)] = False
         return alive
 
-    def _newest(self, file: int) -> Index | None:
-        """The index that was saved last, unless this process has read it before. A damaged one is passed over: the
-        next writer makes another.
+    def _newest(self, file: int, known: View | None) -> tuple[Index | None, str]:
+        """The index that was saved last, and the name of its file; the one known where that is it. A damaged one is passed
+        over: the next writer makes another.
         """
         for path in _pq_derived.find(self._store.derived, INDEX, file):
-            if path.name == self._loaded.get(file):
-                return None
-            self._loaded[file] = path.name
+            if known is not None and path.name == known.saved:
+                break
             try:
-                return load_index(path, file)
+                return load_index(path, file), path.name
             except StoreFormat as error:
                 _log.warning("%s", error)
-        return None
+        return (None, "") if known is None else (known.index, known.saved)
 
 
 def load_index(path: Path, file: int) -> Index:

@@ -123,7 +123,7 @@ class PqConnector:
                 db.execute("DELETE FROM collections WHERE id = ?", (number,))
         except NotFound:  # no store
             return
-        self._views.forget(vector.file for vector in dropped)
+        self._views.forget(dropped)
         self._vectors.remove(dropped)
 
     def names(self, *, timeout: float | None) -> Sequence[str]:
@@ -194,7 +194,7 @@ class PqConnector:
         done, replaced = compact(
             self._store, self._vectors, name, prepare=self._builder.prepare, progress=progress, deadline=deadline
         )
-        self._views.forget(vector.file for vector in replaced)
+        self._views.forget(replaced)
         return done
 
     def verify(

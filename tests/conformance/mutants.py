@@ -988,7 +988,7 @@ class AwayHangs(GoesAway):
     """A call that does not look at its timeout."""
 
     def unplugged(self, name: str) -> None:
-        time.sleep(6)
+        time.sleep(4)
         raise StoreUnavailable("the plug is out")
 
 

@@ -1,49 +1,41 @@
-"""A Milvus server (2.3.5, from PyPI) in a network namespace: the suite, and what only a server does."""
+"""A Milvus server (2.3.5, from PyPI) in a network namespace: the suite, and what only a server does.
+
+What these tests look at has run beside the others: see ``tests.milvus_runs``.
+"""
 
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 
 import pytest
 
 pytest.importorskip("pymilvus")
 
-from tests.milvus_server import ROOT, command, refusal
+from tests.milvus_runs import output
+from tests.milvus_server import refusal
 
-pytestmark = pytest.mark.skipif(refusal() is not None, reason=refusal() or "")
-
-PROCESSES = 6
+pytestmark = [pytest.mark.skipif(refusal() is not None, reason=refusal() or ""), pytest.mark.timeout(1200)]
 
 
-def ran(*arguments: str) -> str:
-    """The output of a command in the namespace, which has to succeed."""
-    done = subprocess.run(command(arguments), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    return done.stdout
+@pytest.fixture
+def printed(request: pytest.FixtureRequest) -> str:
+    """What the run of this test printed."""
+    return output(request.config, request.node.name)
 
 
 @pytest.mark.conformance
-@pytest.mark.timeout(900)
-def test_the_suite(record_property: pytest.RecordProperty) -> None:
-    output = ran("shards", str(PROCESSES), "tests/conformance/milvus_server_suite.py")
-    closing = output.strip().rpartition("\n")[2]
+def test_the_suite(printed: str, record_property: pytest.RecordProperty) -> None:
+    closing = printed.strip().rpartition("\n")[2]
     sys.stdout.write(f"{closing}\n")
     record_property("milvus_server", closing)
     assert int(re.findall(r"(\d+) passed", closing)[0]) > 500
 
 
-@pytest.mark.timeout(600)
-def test_faults() -> None:
-    output = ran(
-        "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "tests/conformance/milvus_server_faults.py"
-    )
-    assert re.search(r"\d+ passed", output)
+def test_faults(printed: str) -> None:
+    assert re.search(r"\d+ passed", printed)
 
 
-@pytest.mark.timeout(600)
-def test_the_documents() -> None:
+def test_the_documents(printed: str) -> None:
     """README and docs/adopting.md, with the address of the server in them."""
-    output = ran("shards", "1", "tests/docs/test_docs.py", "tests/docs/test_adopting_page.py", "-k", "milvus_server")
-    assert "2 passed" in output
+    assert "2 passed" in printed

@@ -15,7 +15,17 @@ from .mutants import MUTANTS, GoesAway
 
 SUITE = Path(__file__).with_name("mutant_suite.py")
 QUIET = ["-q", "-x", "--capture=no", "--no-header", "--tb=no", "-W", "ignore"]
-WITHOUT = [f"-pno:{plugin}" for plugin in ("randomly", "cov", "cacheprovider", "faulthandler", "logging")]
+WITHOUT = [
+    f"-pno:{plugin}"
+    for plugin in (
+        "randomly",
+        "cacheprovider",
+        "faulthandler",
+        "logging",
+        "threadexception",  # this and the next collect garbage, of the whole run that this one is inside of
+        "unraisableexception",
+    )
+]
 
 
 class _Plugin:

@@ -18,20 +18,32 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SERVER = os.environ.get("PIXDEX_MILVUS_SERVER")
 """The URL of a Milvus server, where these tests run beside one: see ``tests.milvus_server``."""
 BLOCKS = re.findall(r"```(python|console)\n(.*?)```", README, re.DOTALL)
+PROGRAM = "\n".join(code for kind, code in BLOCKS if kind == "python")
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A home with a folder of pictures, one broken file among them, and a picture to search with."""
-    pictures = tmp_path / "Pictures"
+    return furnished(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the README's program prints as it stands there."""
+    return ran(PROGRAM, furnished(tmp_path_factory.mktemp("home")))
+
+
+def furnished(home: Path) -> Path:
+    """``home``, with the pictures in it."""
+    pictures = home / "Pictures"
     pictures.mkdir()
     rng = np.random.default_rng(7)
     for number in range(12):
         small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
         Image.fromarray(small).resize((160, 120)).save(pictures / f"{number:02}.jpg")
     (pictures / "broken.jpg").write_bytes(b"not a picture")
-    shutil.copy(pictures / "03.jpg", tmp_path / "query.jpg")
-    return tmp_path
+    shutil.copy(pictures / "03.jpg", home / "query.jpg")
+    return home
 
 
 def run(command: list[str], home: Path) -> str:
@@ -41,9 +53,12 @@ def run(command: list[str], home: Path) -> str:
     return done.stdout
 
 
-def test_python_blocks_run_as_one_program(home: Path) -> None:
-    program = "\n".join(code for kind, code in BLOCKS if kind == "python")
-    printed = run([sys.executable, "-W", "error", "-c", program], home)
+def ran(program: str, home: Path) -> str:
+    """What a program prints in ``home``, which is written as ~."""
+    return run([sys.executable, "-W", "error", "-c", program], home).replace(str(home), "~")
+
+
+def test_python_blocks_run_as_one_program(printed: str) -> None:
     assert "broken.jpg" in printed
     assert "+1.000  Pictures/03.jpg" in printed
 
@@ -59,15 +74,13 @@ STORES = {
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_another_store_is_another_url(home: Path, store: str) -> None:
-    program = "\n".join(code for kind, code in BLOCKS if kind == "python")
-    here = run([sys.executable, "-W", "error", "-c", program], home)
-    elsewhere = re.sub(r"pq://(\w+)\.pix(#\w+)?", lambda found: STORES[store].format(found[1]), program)
+def test_another_store_is_another_url(home: Path, printed: str, store: str) -> None:
+    elsewhere = re.sub(r"pq://(\w+)\.pix(#\w+)?", lambda found: STORES[store].format(found[1]), PROGRAM)
     assert "pq://" not in elsewhere
-    there = run([sys.executable, "-W", "error", "-c", elsewhere], home)
+    there = ran(elsewhere, home)
     numbers = r"[-+]?\d+\.\d+(?:e-?\d+)?"
-    assert re.sub(numbers, "#", there) == re.sub(numbers, "#", here)
-    for one, other in zip(re.findall(numbers, here), re.findall(numbers, there), strict=True):
+    assert re.sub(numbers, "#", there) == re.sub(numbers, "#", printed)
+    for one, other in zip(re.findall(numbers, printed), re.findall(numbers, there), strict=True):
         assert float(one) == pytest.approx(float(other), abs=1e-3)
 
 

@@ -194,6 +194,7 @@ def test_a_damaged_derived_file_is_noticed_and_made_again(tmp_path: Path, kind: 
         assert collection.search_one(vectors[7])[0].id == "r7"
         assert recall(collection, vectors[:20]) > 0.9
         store.settle("main", timeout=None)
+        assert not collection.verify()
         collection.upsert(Batch(("more",), {"image": vectors[:1]}, ({},)))
         store.settle("main", timeout=None)
     with closing(at(tmp_path / "store")) as store:
