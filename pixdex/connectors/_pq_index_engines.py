@@ -132,7 +132,8 @@ class Codes(_Lifted):
         size = self.engine.code_size
         codes = faiss.rev_swig_ptr(self.engine.codes.data(), self.covers * size).reshape(-1, size)
         _, nearest = faiss.knn_hamming(self.engine.sa_encode(queries), codes[positions], min(reach, len(positions)))
-        return positions[nearest]
+        found: NDArray[np.int64] = positions[nearest]
+        return found
 
 
 def train_codes(source: Source) -> Codes:
