@@ -83,8 +83,9 @@ class Builder:
         self._turn = threading.Lock()
         """One index at a time."""
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        weakref.finalize(self, self._stop.set)
+        self._threads: list[threading.Thread] = []
+        # Also at exit: a thread that is in faiss when the interpreter goes would take the process down.
+        weakref.finalize(self, _ended, self._stop, self._threads)
 
     def notice(self, name: str, target: Snapshot, column: str, rows: int) -> None:
         """Hear that a vector of a collection has ``rows`` positions now."""
@@ -96,9 +97,9 @@ class Builder:
             if self._stop.is_set():
                 return
             self._due[name, column] = None
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="pixdex-index", daemon=True)
-                self._thread.start()
+            if not any(thread.is_alive() for thread in self._threads):
+                self._threads[:] = [threading.Thread(target=self._run, name="pixdex-index", daemon=True)]
+                self._threads[0].start()
 
     def settle(self, name: str, *, progress: Progress, deadline: Deadline) -> None:
         """Bring the indexes of a collection up to its last record.
@@ -127,10 +128,7 @@ class Builder:
 
     def close(self) -> None:
         """Give up what is under way; the next writer takes it up."""
-        self._stop.set()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        _ended(self._stop, self._threads)
 
     # --- in the thread ------------------------------------------------------------------------------
 
@@ -138,7 +136,7 @@ class Builder:
         while True:
             with self._guard:
                 if not self._due or self._stop.is_set():
-                    self._thread = None
+                    self._threads.clear()
                     return
                 name, column = next(iter(self._due))
                 del self._due[name, column]
@@ -250,6 +248,13 @@ def _outdated(index: Index, fresh: NDArray[np.float32]) -> bool:
     if len(fresh) < _SAMPLE:
         return False
     return _pq_index.drift(index, np.asarray(fresh[:: len(fresh) // _SAMPLE], dtype=np.float32)) > _DRIFT
+
+
+def _ended(stop: threading.Event, threads: list[threading.Thread]) -> None:
+    stop.set()
+    for thread in list(threads):
+        if thread is not threading.current_thread():
+            thread.join()
 
 
 def _unheard(done: int, total: int) -> None:

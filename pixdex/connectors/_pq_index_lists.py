@@ -38,8 +38,10 @@ _MOST_SAMPLES = 100_000
 _SAMPLES_PER_LIST = 50
 _ROTATION_SAMPLES = 20_000
 _LEAST_SAMPLES = 16
-"""A codebook of four bits has so many entries, and wants as many vectors; a rotation wants as many as dimensions
-(with fewer, faiss 1.15 writes beyond its buffers)."""
+"""A codebook of four bits has so many entries, and wants as many vectors."""
+_LEARNABLE = 10
+"""Vectors for each dimension that a rotation is learned from; from fewer than dimensions, faiss 1.15 writes beyond its
+buffers."""
 _BLOCK = 32
 """Fast-scan codes lie in blocks of so many vectors."""
 _PROBES = Curve((2, 4, 6, 12, 48))
@@ -125,7 +127,7 @@ def train(kind: Kind, source: Source) -> Lists:
     """
     lists = 1 if kind is Kind.PQ else _count(source.rows)
     sample = source.sample(min(_MOST_SAMPLES, max(20_000, _SAMPLES_PER_LIST * lists)))
-    sample = np.resize(sample, (max(_LEAST_SAMPLES, 2 * source.dim, len(sample)), source.dim))  # it repeats rows
+    sample = np.resize(sample, (max(_LEAST_SAMPLES, len(sample)), source.dim))  # it repeats rows
     transform = _transform(kind, source.dim, sample)
     fitting = sample if transform is None else transform.apply(sample)
     source.check()
@@ -158,12 +160,14 @@ def parts(dim: int) -> int:
 
 
 def _transform(kind: Kind, dim: int, sample: NDArray[np.float32]) -> Any:
-    """What is applied to a vector first: the rotation of ``opq``, or zeros behind a width that does not divide."""
+    """What is applied to a vector first: the rotation of ``opq`` where there is enough to learn it from, or
+    zeros behind a width that does not divide.
+    """
     if kind not in {Kind.PQ, Kind.IVF_PQ, Kind.OPQ}:
         return None
     count = parts(dim)
     width = count * math.ceil(dim / count)
-    if kind is Kind.OPQ:
+    if kind is Kind.OPQ and len(sample) >= _LEARNABLE * dim:
         rotation = faiss.OPQMatrix(dim, count, width)
         codebook = faiss.ProductQuantizer(width, count, 4)
         codebook.cp.min_points_per_centroid = 1
