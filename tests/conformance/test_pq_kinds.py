@@ -7,16 +7,20 @@ from collections.abc import Iterator
 
 import pytest
 
+from pixdex import Collection
 from pixdex.connectors import _pq_building, _pq_plan
 from pixdex.connectors._pq_index import Kind
 from pixdex.connectors.port import Connector
 from pixdex.connectors.pq import PqConnector, PqOptions
+from pixdex.errors import Unsupported
 from pixdex.testing import ConnectorConformance
 from pixdex.testing._search import SearchCases
-from pixdex.types import Batch
+from pixdex.testing._support import vector
+from pixdex.types import Batch, Spec
 
 # Of these every test runs each time; of the others the searches, and all by `make test-long`.
 WHOLE = frozenset({Kind.IVF_PQ})
+TREES = frozenset({Kind.KDTREE, Kind.BALLTREE})
 KINDS = [kind for kind in Kind if kind not in {Kind.AUTO, Kind.FLAT}]
 
 
@@ -38,6 +42,13 @@ def _always() -> Iterator[None]:
         yield
 
 
+def _refuses_wide_vectors(self: SearchCases, connector: Connector, name: str) -> None:
+    """Where a scan would be faster, before anything is written."""
+    with pytest.raises(Unsupported, match="tree"):
+        Collection.create(connector, name, Spec(vectors=(vector(dim=2048),)))
+    assert name not in connector.names(timeout=None)
+
+
 def _suite(kind: Kind) -> type:
     cases = ConnectorConformance if kind in WHOLE or os.environ.get("PIXDEX_LONG") else SearchCases
 
@@ -46,12 +57,14 @@ def _suite(kind: Kind) -> type:
         @pytest.fixture(scope="class")
         @classmethod
         def connector(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connector]:
-            if kind in {Kind.KDTREE, Kind.BALLTREE}:
+            if kind in TREES:
                 pytest.importorskip("sklearn")
             connector = Indexed(tmp_path_factory.mktemp(kind.name.lower()) / "store", PqOptions(index=kind.value))
             yield connector
             connector.close()
 
+    if kind in TREES:
+        Suite.test_wide_vectors = _refuses_wide_vectors
     Suite.__name__ = Suite.__qualname__ = f"Test{kind.name.title().replace('_', '')}"
     return Suite
 
