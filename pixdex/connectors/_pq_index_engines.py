@@ -28,7 +28,7 @@ _WIDTHS = Curve((12, 16, 32, 96, 384))
 _MOST_OPEN = 4096
 _REACH = Curve((4, 8, 20, 60, 200))
 """Candidates for each hit from hash codes, whose order is coarse."""
-_LEAST_REACH = 64
+_LEAST_REACH = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class Graph(_Lifted):
         among: NDArray[np.uint8] | None = None,
         share: float = 1.0,
     ) -> NDArray[np.int64]:
-        reach = max(1, min(self.covers, math.ceil(1.5 * count) + 8))
+        reach = max(1, min(self.covers, max(_LEAST_REACH, math.ceil(1.5 * count))))
         width = min(_MOST_OPEN, math.ceil(max(_WIDTHS.at(effort), reach) / max(share, 1e-9)))
         params = _opening(width) if among is None else faiss.SearchParametersHNSW(efSearch=width, sel=selector(among))
         return neighbours(self.engine, Lift(self.longest).queries(queries), reach, params)

@@ -45,7 +45,8 @@ buffers."""
 _BLOCK = 32
 """Fast-scan codes lie in blocks of so many vectors."""
 _PROBES = Curve((2, 4, 6, 12, 48))
-"""Lists to look into, of up to 512."""
+"""Lists to look into, of ``_LISTS`` with ``_LENGTH`` vectors each: more where there are more of them or shorter ones."""
+_LISTS, _LENGTH = 512, 390
 _QUANTIZED = Curve((2, 3, 6, 15, 30))
 _REACH = {
     Kind.IVF: Curve((1.2, 1.5, 2, 3, 4)),
@@ -56,6 +57,8 @@ _REACH = {
 }
 """Candidates for each hit that is asked for, as good as the codes are coarse."""
 _LEAST_REACH = 48
+_DEEPER = 0.4
+"""Lists to look into grow with the hits asked for beyond ten, to this power."""
 _SPREAD = 0.85
 """Lists to look into grow as the share of what may be found shrinks, to this power: its nearest are further apart."""
 
@@ -221,9 +224,10 @@ def _spread(quantizer: Any, rows: NDArray[np.float32]) -> float:
 def _plan(kind: Kind, lists: int, covers: int, count: int, effort: float, share: float) -> tuple[int, int]:
     """``(probes, reach)``: how many lists to look into and how many candidates to keep."""
     reach = max(_LEAST_REACH, math.ceil(count * _REACH[kind].at(effort)))
-    share = max(share, 1e-9)
-    probes = _PROBES.at(effort) * max(1, lists / 512) ** 0.5 / share**_SPREAD
-    enough = 2 * count * lists / (max(1, covers) * share)
+    share, length = max(share, 1e-9), max(1, covers) / lists
+    probes = _PROBES.at(effort) * max(1, lists / _LISTS) ** 0.5 * max(1, _LENGTH / length)
+    probes *= max(1, count / 10) ** _DEEPER / share**_SPREAD
+    enough = 2 * count / (length * share)
     return max(1, min(lists, math.ceil(max(probes, enough)))), max(1, min(covers, reach))
 
 
