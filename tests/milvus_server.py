@@ -194,6 +194,8 @@ class Server:
         """Send it a signal, such as SIGSTOP."""
         if self._process is not None:
             self._process.send_signal(number)
+            if number == signal.SIGSTOP:  # on busy cores it answers a little longer
+                os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def kill(self) -> None:
         """Stop it at once: asked to stop, a loaded one takes minutes."""

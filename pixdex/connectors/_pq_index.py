@@ -17,7 +17,7 @@ from pixdex.connectors import _pq_index_engines as engines
 from pixdex.connectors import _pq_index_lists as lists
 from pixdex.connectors import _pq_index_trees as trees
 from pixdex.connectors._pq_index_base import Index, Kind, Source, Stopped, faiss
-from pixdex.errors import ConfigError, StoreFormat, nearest
+from pixdex.errors import ConfigError, StoreFormat, Unsupported, nearest
 from pixdex.types import Metric
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = ["Index", "Kind", "Stopped", "drift", "from_bytes", "kind_named", "res
 
 _SMALL = 20_000 * 384
 """Numbers in the vectors of a collection below which a scan is fast enough (measured)."""
+_MOST_ROTATED = 1024
 _HEAD = 4
 
 
@@ -53,6 +54,11 @@ def resolve(kind: Kind, rows: int, dim: int, metric: Metric) -> Kind:  # noqa: A
         return Kind.FLAT if rows * dim < _SMALL else Kind.IVF_PQ
     if kind in trees.KINDS:
         trees.check(kind, dim)
+    if kind is Kind.OPQ and dim > _MOST_ROTATED:
+        raise Unsupported(
+            f"index={kind}: to learn a rotation of {dim} dimensions takes hours (it is for {_MOST_ROTATED} at most): "
+            "take index='ivf-pq', or fewer dimensions"
+        )
     return kind
 
 

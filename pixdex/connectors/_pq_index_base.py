@@ -18,7 +18,20 @@ from pixdex.types import Metric
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Curve", "Index", "Kind", "Source", "Stopped", "faiss", "faiss_metric", "neighbours", "reread", "selector"]
+__all__ = [
+    "Curve",
+    "Index",
+    "Kind",
+    "Source",
+    "Stopped",
+    "faiss",
+    "faiss_metric",
+    "grown",
+    "neighbours",
+    "packed",
+    "reread",
+    "selector",
+]
 
 faiss: Any = _faiss
 """Untyped, because its type stubs lack names and arguments that it has."""
@@ -155,6 +168,17 @@ class Source:
         if self.stop is not None and self.stop.is_set():
             raise Stopped
 
+    def facts(self, kind: Kind, *, error: float = 1.0) -> dict[str, Any]:
+        """The attributes of an index over all of it."""
+        return {
+            "kind": kind,
+            "metric": self.metric,
+            "dim": self.dim,
+            "covers": self.rows,
+            "fitted": self.rows,
+            "error": error,
+        }
+
     def sample(self, most: int) -> NDArray[np.float32]:
         """At most ``most`` of the vectors, drawn evenly."""
         if self.rows <= most:
@@ -209,3 +233,16 @@ def selector(among: NDArray[np.uint8]) -> Any:
 def reread(engine: Any) -> Any:
     """The same index without the slack of its growing."""
     return faiss.deserialize_index(faiss.serialize_index(engine))
+
+
+def grown(engine: Any, rows: NDArray[np.float32]) -> Any:
+    """A copy of the index that holds ``rows`` too."""
+    copy = faiss.clone_index(engine)
+    copy.add(np.ascontiguousarray(rows, dtype=np.float32))
+    return copy
+
+
+def packed(engine: Any) -> NDArray[np.uint8]:
+    """The index as bytes."""
+    made: NDArray[np.uint8] = faiss.serialize_index(engine)
+    return made

@@ -1,4 +1,8 @@
-"""``hnsw`` and ``lsh``, by faiss, over vectors lifted so that the nearest is the best."""
+"""``hnsw`` and ``lsh``, by faiss.
+
+A graph takes products as they are: lifted vectors of unlike lengths made it miss half of the best. Hash codes know
+directions only, so they are of lifted vectors.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pixdex.connectors._pq_index_base import Curve, Index, Kind, Source, faiss, neighbours, reread, selector
+from pixdex.connectors._pq_index_base import (
+    Curve,
+    Index,
+    Kind,
+    Source,
+    faiss,
+    faiss_metric,
+    grown,
+    neighbours,
+    packed,
+    reread,
+    selector,
+)
 from pixdex.connectors._pq_index_lift import Lift
 
 if TYPE_CHECKING:
@@ -32,34 +48,14 @@ _LEAST_REACH = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Lifted(Index):
-    """An index of faiss over lifted vectors.
+class Graph(Index):
+    """A navigable graph over vectors of a byte a dimension.
 
     Attributes:
-        engine: the index.
-        longest: of its ``Lift``.
+        engine: the index of faiss.
     """
 
     engine: Any
-    longest: float
-
-    def extended(self, rows: NDArray[np.float32]) -> Index:
-        engine = faiss.clone_index(self.engine)
-        engine.add(Lift(self.longest).rows(rows))
-        return replace(self, engine=engine, covers=self.covers + len(rows))
-
-    def payload(self) -> NDArray[np.uint8]:
-        packed: NDArray[np.uint8] = faiss.serialize_index(self.engine)
-        return packed
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        return {**Index.facts.__get__(self), "longest": self.longest}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Graph(_Lifted):
-    """A navigable graph over vectors of a byte a dimension."""
 
     @property
     def resident(self) -> int:
@@ -78,7 +74,13 @@ class Graph(_Lifted):
         reach = max(1, min(self.covers, max(_LEAST_REACH, math.ceil(1.5 * count))))
         width = min(_MOST_OPEN, math.ceil(max(_WIDTHS.at(effort), reach) / max(share, 1e-9)))
         params = _opening(width) if among is None else faiss.SearchParametersHNSW(efSearch=width, sel=selector(among))
-        return neighbours(self.engine, Lift(self.longest).queries(queries), reach, params)
+        return neighbours(self.engine, queries, reach, params)
+
+    def extended(self, rows: NDArray[np.float32]) -> Graph:
+        return replace(self, engine=grown(self.engine, rows), covers=self.covers + len(rows))
+
+    def payload(self) -> NDArray[np.uint8]:
+        return packed(self.engine)
 
 
 @lru_cache(maxsize=1024)
@@ -92,18 +94,26 @@ def train_graph(source: Source) -> Graph:
     Raises:
         Stopped: told to stop.
     """
-    lift = Lift.of(source)
-    sample = lift.rows(source.sample(_SAMPLES))
-    engine = faiss.IndexHNSWSQ(sample.shape[1], faiss.ScalarQuantizer.QT_8bit, _LINKS, faiss.METRIC_L2)
+    eight = faiss.ScalarQuantizer.QT_8bit
+    engine = faiss.IndexHNSWSQ(source.dim, eight, _LINKS, faiss_metric(source.metric))
     engine.hnsw.efConstruction = _CONSTRUCTION
-    engine.train(sample)
-    _add(engine, lift, source)
-    return Graph(**_common(Kind.HNSW, engine, lift, source))
+    engine.train(source.sample(_SAMPLES))
+    for rows in source.chunks(_CHUNK):
+        engine.add(rows)
+    return Graph(**source.facts(Kind.HNSW), engine=reread(engine))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Codes(_Lifted):
-    """Hash codes: the signs of random projections, each against its median."""
+class Codes(Index):
+    """Hash codes: the signs of random projections, each against its median.
+
+    Attributes:
+        engine: the index of faiss.
+        longest: of the ``Lift`` of its vectors.
+    """
+
+    engine: Any
+    longest: float
 
     @property
     def resident(self) -> int:
@@ -135,6 +145,17 @@ class Codes(_Lifted):
         found: NDArray[np.int64] = positions[nearest]
         return found
 
+    def extended(self, rows: NDArray[np.float32]) -> Codes:
+        engine = grown(self.engine, Lift(self.longest).rows(rows))
+        return replace(self, engine=engine, covers=self.covers + len(rows))
+
+    def payload(self) -> NDArray[np.uint8]:
+        return packed(self.engine)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return {**Index.facts.__get__(self), "longest": self.longest}
+
 
 def train_codes(source: Source) -> Codes:
     """Draws the projections, finds their medians in a sample, and encodes.
@@ -146,27 +167,10 @@ def train_codes(source: Source) -> Codes:
     sample = lift.rows(source.sample(_SAMPLES))
     engine = faiss.IndexLSH(sample.shape[1], _bits(source.dim), True, True)
     engine.train(sample)
-    _add(engine, lift, source)
-    return Codes(**_common(Kind.LSH, engine, lift, source))
+    for rows in source.chunks(_CHUNK):
+        engine.add(lift.rows(rows))
+    return Codes(**source.facts(Kind.LSH), engine=reread(engine), longest=lift.longest)
 
 
 def _bits(dim: int) -> int:
     return max(256, 64 * math.ceil(2 * dim / 64))
-
-
-def _add(engine: Any, lift: Lift, source: Source) -> None:
-    for rows in source.chunks(_CHUNK):
-        engine.add(lift.rows(rows))
-
-
-def _common(kind: Kind, engine: Any, lift: Lift, source: Source) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "metric": source.metric,
-        "dim": source.dim,
-        "covers": source.rows,
-        "fitted": source.rows,
-        "error": 1.0,
-        "engine": reread(engine),
-        "longest": lift.longest,
-    }

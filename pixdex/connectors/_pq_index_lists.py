@@ -20,7 +20,9 @@ from pixdex.connectors._pq_index_base import (
     Source,
     faiss,
     faiss_metric,
+    grown,
     neighbours,
+    packed,
     reread,
     selector,
 )
@@ -105,13 +107,10 @@ class Lists(Index):
         return neighbours(self.engine, queries, reach, params)
 
     def extended(self, rows: NDArray[np.float32]) -> Lists:
-        engine = faiss.clone_index(self.engine)
-        engine.add(np.ascontiguousarray(rows, dtype=np.float32))
-        return replace(self, engine=engine, covers=self.covers + len(rows))
+        return replace(self, engine=grown(self.engine, rows), covers=self.covers + len(rows))
 
     def payload(self) -> NDArray[np.uint8]:
-        packed: NDArray[np.uint8] = faiss.serialize_index(self.engine)
-        return packed
+        return packed(self.engine)
 
     def strain(self, rows: NDArray[np.float32]) -> float:
         """The mean squared distance of vectors from the centre of their list."""
@@ -141,15 +140,7 @@ def train(kind: Kind, source: Source) -> Lists:
     engine = inner if transform is None else faiss.IndexPreTransform(transform, inner)
     for rows in source.chunks(_CHUNK):
         engine.add(rows)
-    return Lists(
-        kind=kind,
-        metric=source.metric,
-        dim=source.dim,
-        covers=source.rows,
-        fitted=source.rows,
-        error=_spread(quantizer, fitting),
-        engine=reread(engine),
-    )
+    return Lists(**source.facts(kind, error=_spread(quantizer, fitting)), engine=reread(engine))
 
 
 def _count(rows: int) -> int:
@@ -175,7 +166,7 @@ def _transform(kind: Kind, dim: int, sample: NDArray[np.float32]) -> Any:
         codebook = faiss.ProductQuantizer(width, count, 4)
         codebook.cp.min_points_per_centroid = 1
         rotation.pq, rotation.niter = codebook, 10
-        rotation.train(sample[:_ROTATION_SAMPLES])
+        rotation.train(np.ascontiguousarray(sample[:: math.ceil(len(sample) / _ROTATION_SAMPLES)]))
         rotation.pq = None  # it is borrowed, and goes away
         return rotation
     return None if width == dim else faiss.RemapDimensionsTransform(dim, width, False)

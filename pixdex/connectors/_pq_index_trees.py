@@ -102,18 +102,7 @@ def train(kind: Kind, source: Source) -> Tree:
     Raises:
         Stopped: told to stop.
     """
-    vectors = np.concatenate(list(source.chunks(65_536)))
-    return rebuilt(
-        {
-            "kind": kind,
-            "metric": source.metric,
-            "dim": source.dim,
-            "covers": source.rows,
-            "fitted": source.rows,
-            "error": 1.0,
-        },
-        vectors,
-    )
+    return rebuilt(source.facts(kind), np.concatenate(list(source.chunks(65_536))))
 
 
 def rebuilt(facts: dict[str, Any], vectors: NDArray[np.float32]) -> Tree:

@@ -57,7 +57,7 @@ RULES: dict[str, set[str]] = {
     "_adding": {"collection", "pictures", "report", "sources", "_records", *SPINE},
     "_encoders_of": {"collection", "encoders", "encoders.port", "fields", *SPINE},
     "_info": {"collection", "connectors.port", "fields", *SPINE},
-    "_printing": {"_html", "adopting", "demo", "fields", "pictures", "report", *SPINE},
+    "_printing": {"_html", "adopting", "connectors.port", "demo", "fields", "pictures", "report", *SPINE},
     "_options": {*HOW},
     "_shell": {"_printing", "index", "pictures", "report", "sources.addresses", "sources.folders", "transfer"}
     | {"vectors_file", *SPINE},

@@ -82,7 +82,7 @@ def test_the_best_are_among_the_candidates(kind: Kind, metric: Metric) -> None:
     found = {effort: trained(kind, metric).propose(queries, 10, effort=effort) for effort in (0, 0.5, 1)}
     recalls = [recall(candidates, wanted) for candidates in found.values()]
     assert recalls[2] >= 0.98
-    assert recalls[1] >= (0.8 if metric is Metric.DOT else 0.93)
+    assert recalls[1] >= (0.8 if metric is Metric.DOT else 0.95)
     assert recalls == sorted(recalls)
     if kind in TREES:
         assert recalls == [1, 1, 1]
@@ -107,16 +107,21 @@ def test_only_what_is_allowed_is_proposed(
     assert recall(found, survivors[best(Metric.COSINE, queries, vectors[survivors], 10)]) >= 0.95
 
 
+def test_the_fewer_may_be_found_the_more_lists_are_looked_into(
+    vectors: NDArray[np.float32], queries: NDArray[np.float32]
+) -> None:
+    mask = np.random.default_rng(2).random(ROWS) < 0.05
+    survivors, bits = np.flatnonzero(mask), np.packbits(mask, bitorder="little")
+    found = trained(Kind.IVF, Metric.COSINE).propose(queries, 10, effort=0, among=bits, share=0.05)
+    assert recall(found, survivors[best(Metric.COSINE, queries, vectors[survivors], 10)]) >= 0.99
+
+
 def test_more_than_there_is_may_be_asked_for(index: Index, queries: NDArray[np.float32]) -> None:
     everything = index.propose(queries[:2], 2 * ROWS, effort=0.5)
-    assert [len(set(row) - {-1}) for row in everything.tolist()] == [ROWS, ROWS] or kind_is_graph(index)
+    found = [len(set(row) - {-1}) for row in everything.tolist()]
+    assert min(found) >= (0.99 * ROWS if index.kind is Kind.HNSW else ROWS)  # a graph may not reach a few nodes
     nothing = np.packbits(np.zeros(ROWS, dtype=bool), bitorder="little")
     assert (index.propose(queries[:2], 10, effort=0.5, among=nothing, share=0.0) == -1).all()
-
-
-def kind_is_graph(index: Index) -> bool:
-    """A graph may not reach a few of its nodes; the store then scans."""
-    return index.kind is Kind.HNSW
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(1, 131), (2, 1), (40, 67), (40, 3)])
@@ -178,13 +183,32 @@ def test_resident_is_about_what_is_saved(index: Index) -> None:
 # --- training -----------------------------------------------------------------------------------------
 
 
-def test_training_is_repeatable_and_leaves_threads_alone(kind: Kind) -> None:
+def test_training_is_repeatable(kind: Kind) -> None:
     if kind is Kind.HNSW:
         pytest.skip("the order of threads decides links")
-    vectors, threads = clustered(500, DIM, Metric.L2), faiss.omp_get_max_threads()
+    vectors = clustered(500, DIM, Metric.L2)
     first, second = (indexes.to_bytes(indexes.train(kind, vectors, Metric.L2, sample_seed=4)) for _ in range(2))
     assert (first == second).all()
-    assert faiss.omp_get_max_threads() == threads
+
+
+def test_the_sample_follows_the_seed() -> None:
+    many = clustered(20_500, 2, Metric.L2)  # more than a sample
+    one, same, other = (
+        indexes.to_bytes(indexes.train(Kind.PQ, many, Metric.L2, sample_seed=i)).tobytes() for i in (1, 1, 2)
+    )
+    assert one == same
+    assert one != other
+
+
+def test_training_leaves_the_threads_of_the_process_alone(kind: Kind) -> None:
+    threads = faiss.omp_get_max_threads()
+    other = 1 if threads > 1 else 2
+    faiss.omp_set_num_threads(other)
+    try:
+        indexes.train(kind, clustered(100, 4, Metric.L2), Metric.L2)
+        assert faiss.omp_get_max_threads() == other
+    finally:
+        faiss.omp_set_num_threads(threads)
 
 
 def test_training_reports_and_stops(kind: Kind) -> None:
