@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pixdex._progress import counting
 from pixdex._records import check_ids, checked
 from pixdex.errors import ConfigError, InvalidRecord
 from pixdex.types import Batch, Payload, Spec
@@ -12,7 +13,7 @@ from pixdex.types import Batch, Payload, Spec
 if TYPE_CHECKING:
     from pixdex.collection import Collection
     from pixdex.pictures import Picture
-    from pixdex.report import Report
+    from pixdex.report import Progress, Report
     from pixdex.sources import Origin
 
 __all__ = ["canonical", "check_distinct", "check_source", "settled", "undeclared", "with_ids"]
@@ -64,8 +65,9 @@ def canonical(fields: Mapping[str, Any], spec: Spec) -> Payload:
         raise InvalidRecord(str(error).replace("record 'fields': ", "", 1)) from None
 
 
-def settled(collection: Collection, report: Report) -> Report:
+def settled(collection: Collection, report: Report, progress: Progress | bool | None) -> Report:  # noqa: FBT001 - as users give it
     """The report, when the store has done what many new records leave to be done."""
     if report.added + report.reused >= _BULK:
-        collection.settle()
+        with counting("building the index", progress) as count:
+            collection.settle(progress=count)
     return report

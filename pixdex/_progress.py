@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from pixdex.report import Progress, Report
 
-__all__ = ["following"]
+__all__ = ["Count", "counting", "following"]
+
+Count: TypeAlias = Callable[[int, int], None]
+"""Hears how many are done, and of how many."""
 
 
 @contextmanager
@@ -36,6 +39,22 @@ def _bar() -> Iterator[Progress]:
     with Bar(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("looking for pictures", total=None)
         yield lambda report: bar.update(task, description=_line(report))
+
+
+@contextmanager
+def counting(what: str, progress: Progress | bool | None) -> Iterator[Count | None]:  # noqa: FBT001 - as users give it
+    """What to call with how many of a known number are done: a bar, as of ``following``; a function of the caller hears of
+    reports only.
+    """
+    if callable(progress) or progress is False or (progress is None and not sys.stderr.isatty()):
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _line(report: Report) -> str:

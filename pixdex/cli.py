@@ -299,12 +299,14 @@ def delete(
 @app.command()
 def compact(url: Url) -> None:
     """Give back the room of replaced and deleted records."""
+    from pixdex._progress import counting
     from pixdex.collection import Collection
     from pixdex.connectors import connect
 
     connector, name = connect(url)
     try:
-        done = Collection.open(connector, name).compact()
+        with counting("compacting", None) as count:
+            done = Collection.open(connector, name).compact(progress=count)
     finally:
         connector.close()
     typer.echo(f"kept {done.kept} vectors, removed {done.removed}, {done.freed / 1e6:.1f} MB freed", err=True)
@@ -315,12 +317,14 @@ def verify(url: Url, *, json: Json = False) -> None:
     """Read everything in a collection and compare it with its checksums; exit 1 if something is lost."""
     import dataclasses
 
+    from pixdex._progress import counting
     from pixdex.collection import Collection
     from pixdex.connectors import connect
 
     connector, name = connect(url)
     try:
-        findings = Collection.open(connector, name).verify()
+        with counting("verifying", None) as count:
+            findings = Collection.open(connector, name).verify(progress=count)
     finally:
         connector.close()
     if json:

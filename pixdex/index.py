@@ -239,7 +239,7 @@ class ImageIndex:
                 workers=workers,
                 patience=patience,
             )
-        return settled(self.collection, report)
+        return settled(self.collection, report, progress)
 
     def _known(self, pictures: Iterable[Picture], sources: Sources, ids: Sequence[str] | None) -> Sequence[Source]:
         """The sources of pictures that are there already, none of an iterator's: looked at before a collection is made

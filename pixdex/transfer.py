@@ -1,7 +1,7 @@
 """Encoding on one machine, loading on another: pictures to a file of vectors, and such a file to a collection.
 
-``encode`` goes through pictures as ``ImageIndex.add`` does, into a store beside the file, which is written at the end. ``load`` writes the file to
-a collection of any store, and needs neither the pictures nor the encoder.
+``encode`` goes through pictures as ``ImageIndex.add`` does, into a store beside the file, which is written at the end.
+``load`` writes the file to a collection of any store, and needs neither the pictures nor the encoder.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def load(
             collection = Collection.create(connector, name, found.spec, policy=policy)
         with following(progress) as follow:
             report = _Loading(found, collection).run(follow)
-        return settled(collection, report)
+        return settled(collection, report, progress)
     finally:
         connector.close()
 

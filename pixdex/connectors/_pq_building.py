@@ -11,6 +11,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -118,13 +119,16 @@ class Builder:
             self._make(name, column, threading.Event(), counted)
 
     def prepare(self, target: Snapshot, vector: Physical, vectors: NDArray[Any]) -> None:
-        """Make the index of a file that is about to become the vector's: ``vectors`` ``[rows, dim]``."""
+        """Make the index of a file that is about to become the vector's: ``vectors`` ``[rows, dim]``. Where the store is
+        closed meanwhile, the next writer makes it.
+        """
         kind = _kind(target, vector.name, vector.rows)
         if kind is Kind.FLAT or vector.rows < LEAST:
             return
         self._prepared.add(vector.file)
-        index = _pq_index.train(kind, vectors, target.spec.physical(vector.name).metric, stop=self._stop)
-        self._write(vector, index)
+        metric = target.spec.physical(vector.name).metric
+        with suppress(Stopped):
+            self._write(vector, _pq_index.train(kind, vectors, metric, stop=self._stop))
 
     def close(self) -> None:
         """Give up what is under way; the next writer takes it up."""
@@ -158,7 +162,7 @@ class Builder:
                 self._mend(view)
                 return
             self._save(view, vector, self._fresh(view, kind, metric, saved, stop, progress))
-            self._register(name, vector)
+            self._register(target, vector)
 
     def _look(self, name: str, column: str) -> tuple[Snapshot, View, Metric]:
         while True:
@@ -204,12 +208,12 @@ class Builder:
                     path.unlink(missing_ok=True)
                     view.columns.save(self._store.derived)
 
-    def _register(self, name: str, vector: Physical) -> None:
+    def _register(self, target: Snapshot, vector: Physical) -> None:
         """Have every reader look for the index, and remove the ones before."""
         with self._store.writing(Deadline.after(None)) as db:
             files = {file for (file,) in db.execute("SELECT file FROM vectors")}
             if vector.file in files:
-                records.changed(db, records.resolve(db, name).id)
+                records.changed(db, target.id)
             self._prepared -= files
             _pq_derived.clean(self._store.derived, files | self._prepared)
 
@@ -240,7 +244,7 @@ def read_saved(path: Path) -> Saved:
 
 def _kind(target: Snapshot, column: str, rows: int) -> Kind:
     vector = target.spec.physical(column)
-    return _pq_index.resolve(Kind(target.indexing), rows, vector.dim, vector.metric)
+    return _pq_index.resolve(Kind(target.indexing), rows, vector.dim)
 
 
 def _outdated(index: Index, fresh: NDArray[np.float32]) -> bool:

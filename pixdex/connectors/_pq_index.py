@@ -23,7 +23,7 @@ from pixdex.types import Metric
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Index", "Kind", "Stopped", "drift", "from_bytes", "kind_named", "resolve", "to_bytes", "train"]
+__all__ = ["Index", "Kind", "Stopped", "check", "drift", "from_bytes", "kind_named", "resolve", "to_bytes", "train"]
 
 _SMALL = 20_000 * 384
 """Numbers in the vectors of a collection below which a scan is fast enough (measured)."""
@@ -43,15 +43,20 @@ def kind_named(name: str) -> Kind:
         raise ConfigError(f"index={name!r}: no such index{nearest(name, list(Kind))}") from None
 
 
-def resolve(kind: Kind, rows: int, dim: int, metric: Metric) -> Kind:  # noqa: ARG001 - every kind serves every metric
-    """The kind to use for so many vectors: never ``auto``.
-
-    Raises:
-        Unsupported: the kind cannot serve vectors of that width.
-        MissingDependency: it needs a package that is not installed.
-    """
+def resolve(kind: Kind, rows: int, dim: int) -> Kind:
+    """The kind to use for so many vectors: never ``auto``."""
     if kind is Kind.AUTO:
         return Kind.FLAT if rows * dim < _SMALL else Kind.IVF_PQ
+    return kind
+
+
+def check(kind: Kind, dim: int) -> None:
+    """Refuse a kind for vectors that it cannot serve.
+
+    Raises:
+        Unsupported: they are too wide for it.
+        MissingDependency: it needs a package that is not installed.
+    """
     if kind in trees.KINDS:
         trees.check(kind, dim)
     if kind is Kind.OPQ and dim > _MOST_ROTATED:
@@ -59,7 +64,6 @@ def resolve(kind: Kind, rows: int, dim: int, metric: Metric) -> Kind:  # noqa: A
             f"index={kind}: to learn a rotation of {dim} dimensions takes hours (it is for {_MOST_ROTATED} at most): "
             "take index='ivf-pq', or fewer dimensions"
         )
-    return kind
 
 
 def train(
@@ -81,13 +85,13 @@ def train(
 
     Raises:
         ConfigError: a kind that has no index, or no vectors.
-        Unsupported, MissingDependency: as ``resolve``.
+        Unsupported, MissingDependency: as ``check``.
         Stopped: told to stop.
     """
     if not len(vectors):
         raise ConfigError("there are no vectors to train an index on")
     source = Source(vectors=vectors, metric=metric, stop=stop, progress=progress, seed=sample_seed)
-    kind = resolve(kind, source.rows, source.dim, metric)
+    check(kind, source.dim)
     if kind in lists.KINDS:
         return lists.train(kind, source)
     if kind in trees.KINDS:

@@ -6,9 +6,9 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import faiss as _faiss
 import numpy as np
@@ -20,15 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Curve",
+    "Engined",
     "Index",
     "Kind",
     "Source",
     "Stopped",
     "faiss",
     "faiss_metric",
-    "grown",
     "neighbours",
-    "packed",
     "reread",
     "selector",
 ]
@@ -125,6 +124,11 @@ class Index(ABC):
         return 1.0
 
     @property
+    def own_facts(self) -> Mapping[str, Any]:
+        """Attributes of this kind alone, for JSON."""
+        return {}
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """The attributes, for JSON."""
         return {
@@ -134,7 +138,32 @@ class Index(ABC):
             "covers": self.covers,
             "fitted": self.fitted,
             "error": self.error,
+            **self.own_facts,
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engined(Index):
+    """An index of faiss.
+
+    Attributes:
+        engine: faiss's own object, which is never changed.
+    """
+
+    engine: Any
+
+    def extended(self, rows: NDArray[np.float32]) -> Self:
+        engine = faiss.clone_index(self.engine)
+        engine.add(self._taken(rows))
+        return replace(self, engine=engine, covers=self.covers + len(rows))
+
+    def payload(self) -> NDArray[np.uint8]:
+        packed: NDArray[np.uint8] = faiss.serialize_index(self.engine)
+        return packed
+
+    def _taken(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Vectors as the engine takes them."""
+        return np.ascontiguousarray(rows, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,16 +262,3 @@ def selector(among: NDArray[np.uint8]) -> Any:
 def reread(engine: Any) -> Any:
     """The same index without the slack of its growing."""
     return faiss.deserialize_index(faiss.serialize_index(engine))
-
-
-def grown(engine: Any, rows: NDArray[np.float32]) -> Any:
-    """A copy of the index that holds ``rows`` too."""
-    copy = faiss.clone_index(engine)
-    copy.add(np.ascontiguousarray(rows, dtype=np.float32))
-    return copy
-
-
-def packed(engine: Any) -> NDArray[np.uint8]:
-    """The index as bytes."""
-    made: NDArray[np.uint8] = faiss.serialize_index(engine)
-    return made

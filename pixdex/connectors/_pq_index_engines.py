@@ -7,7 +7,7 @@ directions only, so they are of lifted vectors.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,12 @@ import numpy as np
 
 from pixdex.connectors._pq_index_base import (
     Curve,
-    Index,
+    Engined,
     Kind,
     Source,
     faiss,
     faiss_metric,
-    grown,
     neighbours,
-    packed,
     reread,
     selector,
 )
@@ -48,14 +46,8 @@ _LEAST_REACH = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Graph(Index):
-    """A navigable graph over vectors of a byte a dimension.
-
-    Attributes:
-        engine: the index of faiss.
-    """
-
-    engine: Any
+class Graph(Engined):
+    """A navigable graph over vectors of a byte a dimension."""
 
     @property
     def resident(self) -> int:
@@ -75,12 +67,6 @@ class Graph(Index):
         width = min(_MOST_OPEN, math.ceil(max(_WIDTHS.at(effort), reach) / max(share, 1e-9)))
         params = _opening(width) if among is None else faiss.SearchParametersHNSW(efSearch=width, sel=selector(among))
         return neighbours(self.engine, queries, reach, params)
-
-    def extended(self, rows: NDArray[np.float32]) -> Graph:
-        return replace(self, engine=grown(self.engine, rows), covers=self.covers + len(rows))
-
-    def payload(self) -> NDArray[np.uint8]:
-        return packed(self.engine)
 
 
 @lru_cache(maxsize=1024)
@@ -104,15 +90,13 @@ def train_graph(source: Source) -> Graph:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Codes(Index):
+class Codes(Engined):
     """Hash codes: the signs of random projections, each against its median.
 
     Attributes:
-        engine: the index of faiss.
         longest: of the ``Lift`` of its vectors.
     """
 
-    engine: Any
     longest: float
 
     @property
@@ -145,16 +129,12 @@ class Codes(Index):
         found: NDArray[np.int64] = positions[nearest]
         return found
 
-    def extended(self, rows: NDArray[np.float32]) -> Codes:
-        engine = grown(self.engine, Lift(self.longest).rows(rows))
-        return replace(self, engine=engine, covers=self.covers + len(rows))
-
-    def payload(self) -> NDArray[np.uint8]:
-        return packed(self.engine)
-
     @property
-    def facts(self) -> Mapping[str, Any]:
-        return {**Index.facts.__get__(self), "longest": self.longest}
+    def own_facts(self) -> Mapping[str, Any]:
+        return {"longest": self.longest}
+
+    def _taken(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return Lift(self.longest).rows(rows)
 
 
 def train_codes(source: Source) -> Codes:

@@ -7,7 +7,7 @@ with the codes of the nearest ``probes`` lists and keeps ``reach`` candidates.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,12 @@ import numpy as np
 
 from pixdex.connectors._pq_index_base import (
     Curve,
-    Index,
+    Engined,
     Kind,
     Source,
     faiss,
     faiss_metric,
-    grown,
     neighbours,
-    packed,
     reread,
     selector,
 )
@@ -66,14 +64,8 @@ _SPREAD = 0.85
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lists(Index):
-    """Inverted lists.
-
-    Attributes:
-        engine: the index of faiss: an ``IndexIVF``, perhaps behind a transform.
-    """
-
-    engine: Any
+class Lists(Engined):
+    """Inverted lists: an ``IndexIVF``, perhaps behind a transform."""
 
     @property
     def lists(self) -> int:
@@ -105,12 +97,6 @@ class Lists(Index):
         behind = isinstance(self.engine, faiss.IndexPreTransform)
         params = _probing(probes, behind=behind) if among is None else _selecting(probes, among, behind=behind)
         return neighbours(self.engine, queries, reach, params)
-
-    def extended(self, rows: NDArray[np.float32]) -> Lists:
-        return replace(self, engine=grown(self.engine, rows), covers=self.covers + len(rows))
-
-    def payload(self) -> NDArray[np.uint8]:
-        return packed(self.engine)
 
     def strain(self, rows: NDArray[np.float32]) -> float:
         """The mean squared distance of vectors from the centre of their list."""
@@ -208,7 +194,9 @@ def _spread(quantizer: Any, rows: NDArray[np.float32]) -> float:
     """The mean squared distance of vectors from their centres."""
     _, nearest = quantizer.search(rows, 1)
     centres = quantizer.reconstruct_n(0, quantizer.ntotal)
-    return float(np.mean([np.square(row - centres[at]).sum() for row, at in zip(rows, nearest[:, 0], strict=True)]))
+    spans = [slice(start, start + _CHUNK) for start in range(0, len(rows), _CHUNK)]
+    squares = (np.square(rows[span] - centres[nearest[span, 0]]).sum(dtype=np.float64) for span in spans)
+    return float(sum(squares) / len(rows))
 
 
 @lru_cache(maxsize=4096)

@@ -12,12 +12,12 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from pixdex.connectors import _pq_columns, _pq_derived, _pq_index
-from pixdex.errors import StoreFormat
+from pixdex.errors import MissingDependency, StoreFormat
 
 if TYPE_CHECKING:
     import sqlite3
@@ -38,6 +38,8 @@ _log = logging.getLogger("pixdex.connectors.pq")
 INDEX = "index"
 """The kind of derived file that an index is, and the name of its one array."""
 
+_Stamp: TypeAlias = tuple[str, int, int]
+
 _TAIL = 256
 """Positions behind an index that are scored one by one, and one more for each ``_TAIL_SHARE`` that it covers."""
 _TAIL_SHARE = 1024
@@ -56,7 +58,7 @@ class View:
         alive: bool ``[rows]``; None when none is dead.
         columns: ids, rows and typed columns by position.
         index: proposes positions; None where all are scored.
-        saved: the derived file that it was read from.
+        saved: which derived file it was read from.
     """
 
     seq: int
@@ -67,7 +69,7 @@ class View:
     segment: Segment
     columns: Columns
     index: Index | None
-    saved: str
+    saved: _Stamp | None
 
     @property
     def dim(self) -> int:
@@ -121,7 +123,7 @@ class Views:
         else:
             columns = known.columns.extended(db, target, vector)
         segment = self._vectors.segment(db, vector)
-        index, saved = self._newest(vector.file, known)
+        index, saved = self._newest(vector, known)
         return View(
             seq=target.seq,
             file=vector.file,
@@ -141,18 +143,34 @@ class Views:
         alive[self._vectors.tombstones(db, vector)] = False
         return alive
 
-    def _newest(self, file: int, known: View | None) -> tuple[Index | None, str]:
-        """The index that was saved last, and the name of its file; the one known where that is it. A damaged one is passed
-        over: the next writer makes another.
+    def _newest(self, vector: Physical, known: View | None) -> tuple[Index | None, _Stamp | None]:
+        """The index to use, and the newest file there was to choose from: where it is the known one, so is the index. What
+        cannot be used is passed over, and not looked at again: the next writer makes another.
         """
-        for path in _pq_derived.find(self._store.derived, INDEX, file):
-            if known is not None and path.name == known.saved:
-                break
+        index, saved = (None, None) if known is None else (known.index, known.saved)
+        paths = _pq_derived.find(self._store.derived, INDEX, vector.file)
+        newest = _stamp(paths[0]) if paths else None
+        if newest == saved:
+            return index, saved
+        for path in paths:
             try:
-                return load_index(path, file), path.name
-            except StoreFormat as error:
+                found = load_index(path, vector.file)
+            except (StoreFormat, MissingDependency) as error:
                 _log.warning("%s", error)
-        return (None, "") if known is None else (known.index, known.saved)
+                continue
+            if found.covers <= vector.rows:
+                return found, newest
+            newest = None  # it was made for a later snapshot, which looks again
+        return index, newest
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    """What tells a file from one that takes its place."""
+    try:
+        found = path.stat()
+    except OSError:  # removed meanwhile, for a newer one
+        return None
+    return path.name, found.st_ino, found.st_mtime_ns
 
 
 def load_index(path: Path, file: int) -> Index:
@@ -160,6 +178,7 @@ def load_index(path: Path, file: int) -> Index:
 
     Raises:
         StoreFormat: it is damaged.
+        MissingDependency: it needs a package that is not installed.
     """
     return _pq_index.from_bytes(_pq_derived.read(path, INDEX, file).arrays[INDEX])
 

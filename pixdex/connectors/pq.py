@@ -82,7 +82,7 @@ class PqConnector:
         if not isinstance(spec.layout, Native):
             raise Unsupported("the embedded store has no collections of other tools: leave the layout native")
         for vector in spec.vectors:
-            _pq_index.resolve(self._kind, 1, vector.dim, vector.metric)  # refuses what that kind cannot serve
+            _pq_index.check(self._kind, vector.dim)
         with self._store.writing(Deadline.after(timeout), create=True) as db:
             if _number(db, name) is not None or name in _aliases(db):
                 raise AlreadyExists(f"there is a collection or alias {name!r} already")

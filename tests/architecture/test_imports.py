@@ -54,7 +54,7 @@ RULES: dict[str, set[str]] = {
     | {"report", "vectors_file", "_adding", "_names", "_progress", "_records", "_unfinished", *HOW, *SPINE},
     "_unfinished": {"connectors.pq", "connectors._files", "encoders.port", "fields", "report", "vectors_file", *SPINE},
     "_asking": {"collection", "encoders.port", "fields", "pictures", "rerankers.port", *HOW, *SPINE},
-    "_adding": {"collection", "pictures", "report", "sources", "_records", *SPINE},
+    "_adding": {"_progress", "collection", "pictures", "report", "sources", "_records", *SPINE},
     "_encoders_of": {"collection", "encoders", "encoders.port", "fields", *SPINE},
     "_info": {"collection", "connectors.port", "fields", *SPINE},
     "_printing": {"_html", "adopting", "connectors.port", "demo", "fields", "pictures", "report", *SPINE},

@@ -232,9 +232,9 @@ def test_vectors_of_another_kind_do_not_fit(vectors: NDArray[np.float32]) -> Non
 
 
 def test_auto_is_exact_while_that_is_fast() -> None:
-    assert indexes.resolve(Kind.AUTO, 1000, 384, Metric.COSINE) is Kind.FLAT
-    assert indexes.resolve(Kind.AUTO, 200_000, 384, Metric.COSINE) is Kind.IVF_PQ
-    assert indexes.resolve(Kind.LSH, 10, 384, Metric.COSINE) is Kind.LSH
+    assert indexes.resolve(Kind.AUTO, 1000, 384) is Kind.FLAT
+    assert indexes.resolve(Kind.AUTO, 200_000, 384) is Kind.IVF_PQ
+    assert indexes.resolve(Kind.LSH, 10, 384) is Kind.LSH
 
 
 def test_flat_has_no_index() -> None:
@@ -252,7 +252,7 @@ def test_an_unknown_kind_is_named() -> None:
 @pytest.mark.parametrize("tree", TREES)
 def test_trees_are_refused_where_they_lose(tree: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unsupported, match="index='flat'"):
-        indexes.resolve(tree, 10, 384, Metric.L2)
+        indexes.check(tree, 384)
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(MissingDependency, match=r"pixdex\[trees\]"):
-        indexes.resolve(tree, 10, 3, Metric.L2)
+        indexes.check(tree, 3)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 import pixdex
 from pixdex import Batch, Collection, F, Field, Fingerprint, Kind, Metric, Spec, Tuning, Vector, Want
-from pixdex.connectors import _pq_building, _pq_plan
+from pixdex.connectors import _pq_building, _pq_plan, _pq_records
+from pixdex.connectors._deadline import Deadline
 from pixdex.connectors.pq import PqConnector, PqOptions
 from pixdex.scores import similarities
 
@@ -243,3 +244,38 @@ def test_readers_and_a_writer_at_once(store: PqConnector) -> None:
         for thread in threads:
             thread.join()
     assert not wrong
+
+
+def test_an_index_of_a_later_snapshot_is_left_to_that(store: PqConnector, tmp_path: Path) -> None:
+    """As when a reader looks for one just when a writer has saved what covers more than the reader's snapshot."""
+    vectors = clustered(ROWS, 1)
+    collection = filled(store, vectors)
+    with closing(at(tmp_path / "store")) as other:
+        with other._store.reading(Deadline.after(None)) as db:
+            target = _pq_records.resolve(db, "main")
+            (vector,) = target.vectors.values()
+            for batch in batches(clustered(2_000, 5), start=ROWS):
+                collection.upsert(batch)
+            store.settle("main", timeout=None)
+            view = other._views.at(db, target, vector)
+            assert view is not None
+            assert view.index is None or view.index.covers <= ROWS
+        assert recall(Collection.open(other, "main"), vectors[:20]) > 0.9
+        (view,) = other._views._known.values()
+        assert view.index is not None
+        assert view.index.covers == ROWS + 2_000
+
+
+def test_a_damaged_index_is_read_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    vectors = clustered(ROWS, 1)
+    with closing(at(tmp_path / "store")) as store:
+        filled(store, vectors)
+        store.settle("main", timeout=None)
+    (file,) = (tmp_path / "store" / "derived").glob("*.index")
+    file.write_bytes(file.read_bytes()[:-1])
+    with closing(at(tmp_path / "store")) as store:
+        collection = Collection.open(store, "main")
+        for number in range(3):
+            collection.delete([f"r{number}"])
+            collection.search_one(vectors[7])
+    assert len([record for record in caplog.records if record.name == "pixdex.connectors.pq"]) == 1
