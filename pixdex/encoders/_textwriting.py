@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pixdex.encoders._models import first_line
+from pixdex.encoders.runtimes import writing
 from pixdex.encoders.runtimes.graph import SUFFIXES, Form
 from pixdex.encoders.text import Network
 from pixdex.encoders.textgraph import TextGraph
-from pixdex.errors import ConfigError, MissingDependency
+from pixdex.errors import ConfigError
 
 __all__ = ["NAME", "TOKENIZER", "write", "write_tokenizer"]
 
 NAME = "text"
 """Stem of the graph's file."""
 TOKENIZER = "tokenizer.json"
-_MOST = 4096
-"""Texts in a batch, at most: the exporter wants a bound."""
+_INPUT = "tokens"
 _SOME = 7
 """Tokens of the text that is followed through the network; of any other number is as good."""
 
@@ -89,35 +84,15 @@ class _Vectors(torch.nn.Module):
 
 
 def _write_onnx(network: Network, file: Path) -> None:
-    try:
-        __import__("onnxscript")
-    except ImportError as error:
-        raise MissingDependency("onnxscript", "export") from error
+    writing.require("onnxscript", "export")
     module = _Vectors(network.module).eval()
-    open_axes = {0: torch.export.Dim("n", min=1, max=_MOST)}
+    sizes = {0: torch.export.Dim("n", min=1, max=writing.MOST)}
     if not network.fixed:
-        open_axes[1] = torch.export.Dim("length", min=2, max=network.length)
+        sizes[1] = torch.export.Dim("length", min=2, max=network.length)
     example = torch.ones((2, network.length if network.fixed else min(_SOME, network.length)), dtype=torch.long)
     try:
-        with _quiet(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            program = torch.export.export(module, (example,), dynamic_shapes={"tokens": open_axes}, strict=False)
-            made = cast("Any", torch.onnx).export(
-                program, dynamo=True, verbose=False, input_names=["tokens"], output_names=["vectors"]
-            )
-        size = sum(p.numel() * p.element_size() for p in module.parameters())
-        made.save(file, external_data=size > 2**30)  # one file of this format ends at 2 GiB
+        with writing.exporting():
+            program = writing.program_of(module, example, {_INPUT: sizes})
+            writing.save_onnx(program, module, _INPUT, ["vectors"], file)
     except Exception as error:  # the exporters raise anything on what they don't know
         raise ConfigError(f"this tower for texts cannot be turned into a graph: {first_line(error)}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warnings and notes of the exporters, which are about their own insides."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

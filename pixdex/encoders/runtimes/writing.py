@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,13 +23,13 @@ from pixdex.errors import ConfigError, MissingDependency
 if TYPE_CHECKING:
     from pixdex.encoders._tower import Tower
 
-__all__ = ["graph_of", "key_of", "write_graph"]
+__all__ = ["MOST", "exporting", "graph_of", "key_of", "program_of", "require", "save_onnx", "write_graph"]
 
 _VERSION = 1
 """Raised when a graph would come out otherwise."""
 _INPUT = "pixels"
-_MOST = 4096
-"""Pictures in a batch, at most: the exporter wants a bound."""
+MOST = 4096
+"""Pictures or texts in a batch, at most: the exporter wants a bound."""
 _ONE_AT_A_TIME = threading.Lock()
 """The exporters change state of the process (warnings, logging, kernels) while they run."""
 
@@ -82,31 +82,41 @@ def _described(folder: Path, form: Form, *, key: str, tower: Tower, preprocess: 
 
 
 def _write(tower: Tower, preprocess: Preprocess, form: Form, folder: Path) -> None:
-    _require("openvino", "openvino") if form == "openvino" else _require("onnxscript", "export")
+    require("openvino", "openvino") if form == "openvino" else require("onnxscript", "export")
     module = fused(tower, preprocess)
     try:
-        with _ONE_AT_A_TIME, _quiet(), torch.no_grad():
-            program = _exported(module, preprocess)
-            write = _write_openvino if form == "openvino" else _write_onnx
-            write(program, module, preprocess, folder / f"model{SUFFIXES[form]}")
+        with exporting():
+            example = torch.zeros((2, *preprocess.size, 3), dtype=torch.uint8)
+            program = program_of(module, example, {_INPUT: {0: torch.export.Dim("n", min=1, max=MOST)}})
+            file = folder / f"model{SUFFIXES[form]}"
+            if form == "openvino":
+                _write_openvino(program, module, preprocess, file)
+            else:
+                save_onnx(program, module, _INPUT, module.outputs, file)
     except Exception as error:  # the exporters raise anything on what they don't know
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise ConfigError(f"this network cannot be turned into a graph of {form}: {reason[0]}") from error
 
 
-def _exported(module: Fused, preprocess: Preprocess) -> Any:
-    example = torch.zeros((2, *preprocess.size, 3), dtype=torch.uint8)
-    any_number = torch.export.Dim("n", min=1, max=_MOST)
-    # The fused attention of processors gives results in an order of memory that only some reshapes survive.
-    with sdpa_kernel(SDPBackend.MATH):
-        return torch.export.export(module, (example,), dynamic_shapes={_INPUT: {0: any_number}}, strict=False)
+@contextlib.contextmanager
+def exporting() -> Iterator[None]:
+    """What the exporters need around them: one at a time, without their notes, without gradients, and without the fused
+    attention of processors, which gives results in an order of memory that only some reshapes survive.
+    """
+    with _ONE_AT_A_TIME, _quiet(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
-def _write_onnx(program: Any, module: Fused, _: Preprocess, file: Path) -> None:
-    with sdpa_kernel(SDPBackend.MATH):
-        made = cast("Any", torch.onnx).export(
-            program, dynamo=True, verbose=False, input_names=[_INPUT], output_names=list(module.outputs)
-        )
+def program_of(module: torch.nn.Module, example: torch.Tensor, sizes: dict[str, dict[int, Any]]) -> Any:
+    """A network as torch exports it, ``sizes`` of its input open. Inside ``exporting``."""
+    return torch.export.export(module, (example,), dynamic_shapes=sizes, strict=False)
+
+
+def save_onnx(program: Any, module: torch.nn.Module, name: str, outputs: Sequence[str], file: Path) -> None:
+    """Write what ``program_of`` gave for ``module``, with these names of its input and outputs. Inside ``exporting``."""
+    made = cast("Any", torch.onnx).export(
+        program, dynamo=True, verbose=False, input_names=[name], output_names=list(outputs)
+    )
     size = sum(p.numel() * p.element_size() for p in module.parameters())
     made.save(file, external_data=size > 2**30)  # one file of this format ends at 2 GiB
 
@@ -114,15 +124,15 @@ def _write_onnx(program: Any, module: Fused, _: Preprocess, file: Path) -> None:
 def _write_openvino(program: Any, module: Fused, preprocess: Preprocess, file: Path) -> None:
     from pixdex.encoders.runtimes._openvino import openvino
 
-    with sdpa_kernel(SDPBackend.MATH):
-        made = openvino.convert_model(program)
+    made = openvino.convert_model(program)
     made.reshape([-1, *preprocess.size, 3])
     for port, name in zip(made.outputs, module.outputs, strict=True):
         port.get_tensor().set_names({name})
     openvino.save_model(made, file, compress_to_fp16=False)
 
 
-def _require(package: str, extra: str) -> None:
+def require(package: str, extra: str) -> None:
+    """Raises MissingDependency where the package is not installed."""
     try:
         __import__(package)
     except ImportError as error:
