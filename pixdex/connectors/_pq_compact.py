@@ -67,7 +67,7 @@ class _Copy:
 
     def add(self, rows: NDArray[Any]) -> None:
         """Write rows behind those that are there."""
-        self.last = append(self.store.segment(self.file), self.last, rows, sync=False)
+        self.last = append(self.store.segment(self.file), self.last, rows)
         self.blocks[self.last.start] = self.last
 
     def force(self) -> None:
@@ -135,7 +135,7 @@ def _compacted(
             progress(copy.last.stop if copy.last else 0, len(copy.positions))
         copy.force()
         prepare(target, replace(old, file=copy.file, rows=len(copy.positions), dead=0), copy.mapped())
-        with store.writing(deadline) as db:
+        with store.writing(deadline, alone=True) as db:
             now = records.resolve(db, name)
             vector = now.vectors.get(column)
             if vector is None or vector.file != old.file:

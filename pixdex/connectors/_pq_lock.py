@@ -1,4 +1,6 @@
-"""One writer: a lock file that the system releases with its process, shared by the handles of that process."""
+"""One writer: a lock file that the system releases with its process, shared by the handles of that process, whose threads
+take turns.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pixdex.errors import StoreLocked
+
+if TYPE_CHECKING:
+    from pixdex.connectors._pq_group import Group
 
 __all__ = ["WriterLock"]
 
@@ -26,15 +32,18 @@ class WriterLock:
 
     Attributes:
         path: the lock file; it names the process that holds it.
-        turn: one thread of this process at a time.
         file: the descriptor, while this process holds the lock.
         handles: how many stores of this process may use it.
+        group: the transaction that whose turn is next may join, None where there is none; changed in one's turn only.
     """
 
     path: Path
-    turn: threading.Lock = field(default_factory=threading.Lock)
     file: int | None = None
     handles: int = 0
+    group: Group | None = None
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+    _waiting: int = 0
+    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def join(cls, path: Path) -> WriterLock:
@@ -51,10 +60,42 @@ class WriterLock:
             if self.handles:
                 return
             _LOCKS.pop(os.path.realpath(self.path), None)
-        with self.turn:  # a write that is under way ends first
+        with self._turn:  # a write that is under way ends first
+            self.end_group()
             if self.file is not None:
                 os.close(self.file)
                 self.file = None
+
+    @contextmanager
+    def in_turn(self, wait: float) -> Iterator[bool]:
+        """One thread of this process at a time; False where its turn did not come within ``wait`` seconds.
+
+        Who leaves commits the open group, unless another waits to join it.
+        """
+        self._count(1)
+        try:
+            held = self._turn.acquire(timeout=wait)
+        finally:
+            self._count(-1)
+        try:
+            yield held
+        finally:
+            if held:
+                try:
+                    if self.group is not None and (self.group.full or not self._waiting):
+                        self.end_group()
+                finally:
+                    self._turn.release()
+
+    def end_group(self) -> None:
+        """Commit what is open, in one's turn."""
+        group, self.group = self.group, None
+        if group is not None:
+            group.commit()
+
+    def _count(self, more: int) -> None:
+        with self._counting:
+            self._waiting += more
 
     def take(self, wait: float) -> bool:
         """Hold the file, after ``wait`` seconds at most. True when this call took it, False when it was ours.
@@ -82,13 +123,11 @@ class WriterLock:
     @contextmanager
     def holding(self, wait: float) -> Iterator[None]:
         """The turn of this thread and the file, for what needs them once. Raises StoreLocked."""
-        if not self.turn.acquire(timeout=wait):
-            raise StoreLocked(f"{self.path.parent} is being written by another thread")
-        try:
+        with self.in_turn(wait) as held:
+            if not held:
+                raise StoreLocked(f"{self.path.parent} is being written by another thread")
             self.take(wait)
             yield
-        finally:
-            self.turn.release()
 
     def _wait(self, file: int, seconds: float) -> None:
         until = time.monotonic() + seconds

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pixdex.connectors._files import sync_directory
 from pixdex.errors import StoreFormat
 
 if TYPE_CHECKING:
@@ -52,11 +51,11 @@ class Block:
     crc: int
 
 
-def append(path: Path, last: Block | None, rows: NDArray[Any], *, sync: bool) -> Block:
-    """Write ``rows`` ``[n, dim]`` (little-endian, in the segment's dtype) behind the block ``last`` and, with
-    ``sync``, force them to the disk.
+def append(path: Path, last: Block | None, rows: NDArray[Any]) -> Block:
+    """Write ``rows`` ``[n, dim]`` (little-endian, in the segment's dtype) behind the block ``last``.
 
-    Returns the block that holds them: ``last``, grown, or a new one. They count once SQLite has committed it.
+    Returns the block that holds them: ``last``, grown, or a new one. They count once they were forced to the disk and
+    SQLite has committed it.
 
     Raises:
         OSError: the disk said no. What counts is untouched.
@@ -75,16 +74,12 @@ def append(path: Path, last: Block | None, rows: NDArray[Any], *, sync: bool) ->
         data = np.ascontiguousarray(rows).data.cast("B")
         try:
             _write(file, data, end)
-            if sync:
-                os.fsync(file)
         except OSError:
             with suppress(OSError):
                 os.ftruncate(file, end)  # on a full disk, give back what was taken
             raise
     finally:
         os.close(file)
-    if sync and not start:
-        sync_directory(path.parent)
     stop = start + len(rows)
     if last and (last.stop - last.start) * stride < BLOCK_BYTES:
         return Block(last.start, stop, zlib.crc32(data, last.crc))

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -16,6 +17,7 @@ from pixdex.connectors import _pq_schema, _pq_sql
 from pixdex.connectors._deadline import Deadline
 from pixdex.connectors._files import sync_directory
 from pixdex.connectors._pq_errors import DATABASE, SQLITE_DENIED, Translated
+from pixdex.connectors._pq_group import Group
 from pixdex.connectors._pq_lock import WriterLock
 from pixdex.connectors._pq_schema import VERSION, Connection
 from pixdex.errors import AccessDenied, NotFound, StoreError, StoreFormat, StoreLocked, StoreTimeout
@@ -29,6 +31,8 @@ LOCK, SEGMENTS, DERIVED = "pixdex.lock", "segments", "derived"
 APPLICATION = 0x70697864  # "pixd"
 LOCK_WAIT = 1.0
 """Seconds that a second writer waits at most before StoreLocked."""
+_NUDGE = 0.05
+"""Seconds after which a writer that waits for others to commit looks whether it has to."""
 
 _OURS = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", LOCK, SEGMENTS, DERIVED})
 _MAPPED, _CACHED = 256 << 20, 8 << 20
@@ -54,6 +58,8 @@ class Store:
         self._known: dict[int, Snapshot] = {}
         self._shared = True
         self._held: list[WriterLock] = []
+        self._groups: weakref.WeakSet[Group] = weakref.WeakSet()
+        """Transactions of this handle: others of this process have connections of their own, perhaps not forced to the disk."""
         self._closed = False
         self._guard = threading.Lock()
         _STORES.add(self)
@@ -89,8 +95,10 @@ class Store:
         return _Reading(self, deadline)
 
     @contextmanager
-    def writing(self, deadline: Deadline, *, create: bool = False) -> Iterator[Connection]:
-        """The one write transaction: committed when the block ends, rolled back when it raises.
+    def writing(self, deadline: Deadline, *, create: bool = False, alone: bool = False) -> Iterator[Connection]:
+        """The one write transaction: committed when the block has ended, rolled back when it raises.
+
+        Threads that wait for each other share it, unless one has to be ``alone``: what it reads is then committed.
 
         Raises:
             NotFound: there is no store here yet, and ``create`` is off.
@@ -104,28 +112,49 @@ class Store:
                 self.required()
             elif self._found() is None:
                 self._make_directory()
-            with self._turn(deadline):
+            with self._turn(deadline) as lock:
+                if alone:
+                    lock.end_group()
                 if create:
                     self._make_database()
-                with self._transaction("BEGIN IMMEDIATE", self.required()) as db:
-                    shared, db.known = db.known, {}
+                group = self._group(lock)
+                with group.member() as db:
                     yield db
-                    db.known = shared
+                if alone:
+                    lock.end_group()
+            while not group.wait(_NUDGE):
+                with lock.in_turn(0):  # those who were to join it gave up: who leaves commits
+                    pass
 
     @contextmanager
-    def _turn(self, deadline: Deadline) -> Iterator[None]:
+    def _turn(self, deadline: Deadline) -> Iterator[WriterLock]:
         """The one thread of the one process that may write."""
         lock = self._lock()
-        if not lock.turn.acquire(timeout=deadline.left(threading.TIMEOUT_MAX)):
-            raise StoreTimeout(f"{self.path}: another thread was writing all the time")
-        try:
+        with lock.in_turn(deadline.left(threading.TIMEOUT_MAX)) as held:
+            if not held:
+                raise StoreTimeout(f"{self.path}: another thread was writing all the time")
             self.refuse_closed()  # while it waited: nobody would give the lock back
             if lock.take(deadline.left(LOCK_WAIT)):
                 self.derived.mkdir(exist_ok=True)
                 self._sweep()
-            yield
-        finally:
-            lock.turn.release()
+            yield lock
+
+    def _group(self, lock: WriterLock) -> Group:
+        """The open transaction where it is one of this handle's, else a new one."""
+        group = lock.group
+        if group is None or group.ended or group not in self._groups:
+            lock.end_group()
+            place = self.required()
+            group = lock.group = Group(self.connection(place), partial(self.give_back, place))
+            self._groups.add(group)
+        return group
+
+    def force(self, path: Path, *, size: int | None = None) -> None:
+        """Have a file, or the names in a folder, on the disk before the transaction under way is committed; the file is cut
+        to ``size`` bytes if that fails.
+        """
+        if self.sync and self._held and self._held[0].group is not None:
+            self._held[0].group.unforced.setdefault(path, size)
 
     def size(self) -> int:
         """Bytes of all files."""
@@ -137,7 +166,8 @@ class Store:
 
     def tidy(self, deadline: Deadline) -> None:
         """Give back pages that SQLite does not need, when they are many and there is room to make the database anew."""
-        with self.translated, self._turn(deadline):
+        with self.translated, self._turn(deadline) as lock:
+            lock.end_group()
             place = self.required()
             db = self.connection(place)
             try:

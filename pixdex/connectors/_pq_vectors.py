@@ -36,12 +36,18 @@ class Vectors:
         self._lock = threading.Lock()
 
     def append(self, db: sqlite3.Connection, vector: Physical, matrix: NDArray[np.float32]) -> Block:
-        """Write ``matrix`` ``[n, dim]`` behind what counts; it counts once SQLite has committed the block."""
+        """Write ``matrix`` ``[n, dim]`` behind what counts, inside a write transaction; it counts once that is committed."""
         last = db.execute(
             "SELECT start, stop, crc FROM blocks WHERE vector = ? ORDER BY start DESC LIMIT 1", (vector.id,)
         ).fetchone()
         rows = matrix.astype(np.dtype(vector.dtype).newbyteorder("<"))
-        return append(self._store.segment(vector.file), Block(*last) if last else None, rows, sync=self._store.sync)
+        path = self._store.segment(vector.file)
+        size = path.stat().st_size if path.exists() else 0
+        block = append(path, Block(*last) if last else None, rows)
+        self._store.force(path, size=size)
+        if not last:
+            self._store.force(path.parent)
+        return block
 
     def segment(self, db: sqlite3.Connection, vector: Physical) -> Segment:
         """The segment of a vector, mapped as far as the snapshot reaches or farther.
