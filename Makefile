@@ -68,6 +68,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.encode_st
 	$(BIN)/python -m benchmarks.store
 	$(BIN)/python -m benchmarks.filtered
+	$(BIN)/python -m benchmarks.indexes
 	$(BIN)/python -m benchmarks.scale --plot docs/scale.svg
 
 $(VENV)/ready: pyproject.toml constraints.txt

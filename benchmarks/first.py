@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         _imports(results, goals)
         results["upsert_records_per_s"] = _upsert(Path(folder), 2_000 if arguments.quick else 50_000)
+        results["single_writes_per_s"] = {
+            f"{threads} threads": _small_writes(Path(folder), threads, 500 if arguments.quick else 4_000)
+            for threads in (1, 4, 16)
+        }
         vit = arguments.shared / "models" / "vit-tiny-16-224"
         copies = arguments.shared / "data" / "copies"
         if vit.is_dir() and copies.is_dir():
@@ -80,11 +85,31 @@ def _cpu_ms(line: tuple[str, ...]) -> float:
     return 1000 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
+def _collection(file: Path, dim: int) -> pixdex.Collection:
+    connector, name = pixdex.connect(f"pq://{file}")
+    spec = Spec(vectors=(Vector(dim=dim, fingerprint=Fingerprint(encoder="random", digest="00000000")),))
+    return pixdex.Collection.create(connector, name, spec)
+
+
+def _small_writes(folder: Path, threads: int, count: int, dim: int = 384) -> float:
+    """Calls of one record each per second on pq, by so many threads at once; acknowledged means on disk."""
+    collection = _collection(folder / f"small-{threads}.pix", dim)
+    vectors = np.random.default_rng(0).standard_normal((count, dim), dtype=np.float32)
+
+    def write(row: int) -> None:
+        collection.upsert(Batch((f"record/{row}",), {"image": vectors[row : row + 1]}, ({"width": 640},)))
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(write, range(count)))
+    seconds = time.perf_counter() - started
+    collection.connector.close()
+    return round(count / seconds)
+
+
 def _upsert(folder: Path, count: int, dim: int = 384) -> float:
     """Records per second on pq, batches of 1000, float32, a small payload; acknowledged means on disk."""
-    connector, name = pixdex.connect(f"pq://{folder / 'upsert.pix'}")
-    spec = Spec(vectors=(Vector(dim=dim, fingerprint=Fingerprint(encoder="random", digest="00000000")),))
-    collection = pixdex.Collection.create(connector, name, spec)
+    collection = _collection(folder / "upsert.pix", dim)
     rng = np.random.default_rng(0)
     batches = [
         Batch(
@@ -98,7 +123,7 @@ def _upsert(folder: Path, count: int, dim: int = 384) -> float:
     for batch in batches:
         collection.upsert(batch)
     seconds = time.perf_counter() - started
-    connector.close()
+    collection.connector.close()
     return round(count / seconds)
 
 

@@ -180,11 +180,13 @@ class Peer(Protocol):
 
 def missing(name: str) -> str | None:
     """Why an engine cannot be measured here, if it cannot."""
-    absent = [package for package in ENGINES[name] if find_spec(package) is None]
+    absent = [package for package in ENGINES[name.partition(":")[0]] if find_spec(package) is None]
     return f'{" and ".join(absent)} not installed: pip install "pixdex[bench,qdrant,milvus]"' if absent else None
 
 
 def load(name: str) -> Peer:
-    """The engine of that name; its library is imported here."""
-    engine: Peer = import_module(f"{__name__}.{name}").Engine()
+    """The engine of that name; its library is imported here. ``pq:hnsw`` is the embedded store with that kind of index."""
+    module, _, kind = name.partition(":")
+    make = import_module(f"{__name__}.{module}").Engine
+    engine: Peer = make(kind) if kind else make()
     return engine

@@ -23,11 +23,12 @@ AT_ONCE = 10_000
 
 
 class Engine:
-    """``pq://``, in its default configuration."""
+    """``pq://``, in its default configuration, or with a kind of index."""
 
     package, database, filters, answers = "pixdex", True, True, "id, score, payload"
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "auto") -> None:
+        self._kind = kind
         self._tuning = Tuning()
 
     def lines(self, rows: int, *, filtered: bool) -> Sequence[Sequence[Setting]]:
@@ -42,7 +43,7 @@ class Engine:
             ),
             fields=(Field(name="label", kind=Kind.TEXT), *(Field(name=name, kind=Kind.INT) for name in COLUMNS)),
         )
-        connector, name = pixdex.connect(_address(folder))
+        connector, name = pixdex.connect(self._address(folder))
         collection = pixdex.Collection.create(connector, name, spec)
         for rows in corpus.pieces(AT_ONCE):
             ids = tuple(f"{row:08}" for row in rows)
@@ -53,7 +54,7 @@ class Engine:
         connector.close()
 
     def open(self, folder: Path, corpus: Corpus) -> None:
-        connector, name = pixdex.connect(_address(folder))
+        connector, name = pixdex.connect(self._address(folder))
         self._collection = pixdex.Collection.open(connector, name)
 
     def use(self, setting: Setting) -> None:
@@ -72,9 +73,8 @@ class Engine:
     def all_rows(self, answer: Any) -> list[list[int]]:
         return [self.rows(hits) for hits in answer]
 
-
-def _address(folder: Path) -> str:
-    return f"pq://{folder}/store.pix"
+    def _address(self, folder: Path) -> str:
+        return f"pq://{folder}/store.pix?index={self._kind}"
 
 
 def _filter(where: Where) -> Filter:
