@@ -50,7 +50,7 @@ _LISTS, _LENGTH = 512, 390
 _QUANTIZED = Curve((2, 3, 6, 15, 30))
 _REACH = {
     Kind.IVF: Curve((1.2, 1.5, 2, 3, 4)),
-    Kind.PQ: _QUANTIZED,
+    Kind.PQ: Curve((3, 10, 30, 45, 60)),  # it looks at all codes, so that few more candidates find nearly all
     Kind.IVF_PQ: _QUANTIZED,
     Kind.OPQ: _QUANTIZED,
     Kind.RABITQ: Curve((2, 2.5, 3, 5, 10)),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pixdex.connectors._pq_index import Index
+    from pixdex.connectors._pq_selection import Selection
     from pixdex.connectors._pq_view import View
 
 __all__ = ["Found", "find"]
@@ -47,15 +48,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A search as the planner sees it: ``allowed`` bool ``[rows]`` marks the positions that may be found, None for all;
-    ``survivors`` is how many those are.
+    """A search as the planner sees it: ``allowed`` are the positions that may be found, None for all; ``survivors`` is how
+    many those are.
     """
 
     metric: Metric
     queries: NDArray[np.float32]
     k: int
     effort: float
-    allowed: NDArray[np.bool_] | None
+    allowed: Selection | None
     survivors: int
     between: Callable[[], None]
 
@@ -75,16 +76,15 @@ def find(
     queries: NDArray[np.float32],
     k: int,
     tuning: Tuning,
-    selected: NDArray[np.bool_] | None,
+    allowed: Selection | None,
     *,
     between: Callable[[], None],
 ) -> Found:
-    """The best ``k`` of the live positions that ``selected`` marks (None: of all), for each query ``[q, d]``.
+    """The best ``k`` of the positions ``allowed`` (None: of all), for each query ``[q, d]``.
 
     ``between`` is called between steps; it raises when time is up.
     """
-    allowed = view.allowed(selected)
-    survivors = view.rows if allowed is None else int(np.count_nonzero(allowed))
+    survivors = view.rows if allowed is None else allowed.count
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     asked = _Asked(metric, queries, k, tuning.effort, allowed, survivors, between)
     if not survivors:
@@ -92,7 +92,7 @@ def find(
     index = view.index
     if index is None or tuning.exact or _scan_wins(asked, index):
         return _scanned(view, asked)
-    return _completed(view, asked, _proposed(view, index, asked, filtered=selected is not None))
+    return _completed(view, asked, _proposed(view, index, asked))
 
 
 def _scan_wins(asked: _Asked, index: Index) -> bool:
@@ -106,19 +106,21 @@ def _scan_wins(asked: _Asked, index: Index) -> bool:
 
 def _scanned(view: View, asked: _Asked) -> Found:
     if len(asked.queries) <= _FEW and asked.survivors * view.dim <= _LARGEST_IN_PLACE:
-        positions = np.arange(view.rows) if asked.allowed is None else np.flatnonzero(asked.allowed)
+        positions = np.arange(view.rows) if asked.allowed is None else asked.allowed.positions
         found = np.repeat(positions[None], len(asked.queries), axis=0)
     else:
-        allowed = np.ones(view.rows, dtype=bool) if asked.allowed is None else asked.allowed
+        allowed = np.ones(view.rows, dtype=bool) if asked.allowed is None else asked.allowed.mask
         found = scan(asked.metric, asked.queries, view.segment, allowed, asked.k, between=asked.between)
     return _best(view, asked, found)
 
 
-def _proposed(view: View, index: Index, asked: _Asked, *, filtered: bool) -> Found:
+def _proposed(view: View, index: Index, asked: _Asked) -> Found:
     """What the index finds, and the positions behind it."""
-    allowed = asked.allowed
-    few_dead = not filtered and view.dead <= _FEW_DEAD * view.rows  # so few cost less as lost candidates
-    among = None if allowed is None or few_dead else np.packbits(allowed[: index.covers], bitorder="little")
+    allowed = None if asked.allowed is None else asked.allowed.mask
+    few_dead = (
+        asked.allowed is view.living and view.dead <= _FEW_DEAD * view.rows
+    )  # so few cost less as lost candidates
+    among = None if asked.allowed is None or few_dead else asked.allowed.bits(index.covers)
     share = 1.0 if few_dead else asked.survivors / view.rows
     found = index.propose(asked.queries, asked.k, effort=asked.effort, among=among, share=share)
     if allowed is not None and among is None:

@@ -46,13 +46,14 @@ class Reading:
         view = views.at(self.db, self.target, vector)
         if view is None:
             return None
+        allowed = view.allowed(request.where, lambda where: self._matching(view, request.using, where))
         found = find(
             view,
             self.target.spec.physical(request.using).metric,
             request.queries,
             request.k,
             request.tuning,
-            None if request.where is None else self._matching(view, request.using, request.where),
+            allowed,
             between=deadline.check,
         )
         return self._hits(view, found, request.want)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from pixdex.connectors import _pq_columns, _pq_derived, _pq_index
+from pixdex.connectors._pq_selection import Selection, Selections
 from pixdex.errors import MissingDependency, StoreFormat
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pixdex.connectors._pq_segments import Segment
     from pixdex.connectors._pq_store import Store
     from pixdex.connectors._pq_vectors import Vectors
+    from pixdex.filters import Filter
 
 __all__ = ["INDEX", "View", "Views"]
 
@@ -55,7 +57,7 @@ class View:
         file: the segment file; a compaction gives the vector another.
         rows: the positions there are.
         dead: how many of them are tombstones.
-        alive: bool ``[rows]``; None when none is dead.
+        living: the positions that are not dead; None when none is.
         columns: ids, rows and typed columns by position.
         index: proposes positions; None where all are scored.
         saved: which derived file it was read from.
@@ -65,22 +67,31 @@ class View:
     file: int
     rows: int
     dead: int
-    alive: NDArray[np.bool_] | None
+    living: Selection | None
     segment: Segment
     columns: Columns
     index: Index | None
     saved: _Stamp | None
+    _filtered: Selections = field(default_factory=Selections, compare=False, repr=False)
 
     @property
     def dim(self) -> int:
         """Numbers of a vector."""
         return self.segment.dim
 
-    def allowed(self, selected: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-        """Which positions may be found: bool ``[rows]``, None for all."""
-        if selected is None or self.alive is None:
-            return self.alive if selected is None else selected
-        return selected & self.alive
+    def allowed(self, where: Filter | None, matching: Callable[[Filter], NDArray[np.bool_]]) -> Selection | None:
+        """Which positions may be found under a bound filter, None for all.
+
+        ``matching`` says where it holds, dead positions perhaps among them: bool ``[rows]``, ours from then on.
+        """
+        if where is None:
+            return self.living
+        return self._filtered.of(where, lambda: self._without_dead(matching(where)))
+
+    def _without_dead(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        if self.living is not None:
+            mask &= self.living.mask
+        return mask
 
 
 class Views:
@@ -129,19 +140,19 @@ class Views:
             file=vector.file,
             rows=vector.rows,
             dead=vector.dead,
-            alive=self._alive(db, vector),
+            living=self._living(db, vector),
             segment=segment,
             columns=columns,
             index=_caught_up(index, segment, vector),
             saved=saved,
         )
 
-    def _alive(self, db: sqlite3.Connection, vector: Physical) -> NDArray[np.bool_] | None:
+    def _living(self, db: sqlite3.Connection, vector: Physical) -> Selection | None:
         if not vector.dead:
             return None
         alive = np.ones(vector.rows, dtype=bool)
         alive[self._vectors.tombstones(db, vector)] = False
-        return alive
+        return Selection(alive)
 
     def _newest(self, vector: Physical, known: View | None) -> tuple[Index | None, _Stamp | None]:
         """The index to use, and the newest file there was to choose from: where it is the known one, so is the index. What

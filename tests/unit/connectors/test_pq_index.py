@@ -88,6 +88,12 @@ def test_the_best_are_among_the_candidates(kind: Kind, metric: Metric) -> None:
         assert recalls == [1, 1, 1]
 
 
+def test_a_scan_of_all_codes_finds_nearly_all(vectors: NDArray[np.float32], queries: NDArray[np.float32]) -> None:
+    """It serves collections of some thousand, which were scanned exactly before."""
+    found = trained(Kind.PQ, Metric.COSINE).propose(queries, 10, effort=0.5)
+    assert recall(found, best(Metric.COSINE, queries, vectors, 10)) >= 0.995
+
+
 def test_one_query_gets_what_many_get(index: Index, queries: NDArray[np.float32]) -> None:
     together = index.propose(queries, 10, effort=0.5)
     alone = np.concatenate([index.propose(query[None], 10, effort=0.5) for query in queries])
@@ -233,6 +239,7 @@ def test_vectors_of_another_kind_do_not_fit(vectors: NDArray[np.float32]) -> Non
 
 def test_auto_is_exact_while_that_is_fast() -> None:
     assert indexes.resolve(Kind.AUTO, 1000, 384) is Kind.FLAT
+    assert indexes.resolve(Kind.AUTO, 10_000, 384) is Kind.PQ
     assert indexes.resolve(Kind.AUTO, 200_000, 384) is Kind.IVF_PQ
     assert indexes.resolve(Kind.LSH, 10, 384) is Kind.LSH
 

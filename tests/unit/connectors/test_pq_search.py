@@ -117,6 +117,25 @@ def test_filters_are_complete_and_right(store: PqConnector, matching: pixdex.Fil
         assert len(hits) == min(50, collection.count(few))
 
 
+def test_what_a_filter_selected_is_kept_for_one_snapshot_only(store: PqConnector) -> None:
+    vectors = clustered(ROWS, seed=1)
+    collection = filled(store, vectors)
+
+    def found(where: pixdex.Filter) -> set[str]:
+        return {hit.id for hit in collection.search_one(vectors[3], k=ROWS, where=where, tuning=Tuning(exact=True))}
+
+    third, sixth = F.group == 3, F.group == 6
+    before = [found(where) for where in (third, sixth, third, sixth)]
+    assert before == [{f"r{row}" for row in range(group, ROWS, 10)} for group in (3, 6, 3, 6)]
+    collection.delete(["r3"])
+    assert found(third) == before[0] - {"r3"}
+    collection.upsert(Batch(("r6", "new"), {"image": vectors[:2]}, ({"group": 3}, {"group": 3})))
+    assert found(third) == before[0] - {"r3"} | {"r6", "new"}
+    assert found(sixth) == before[1] - {"r6"}
+    for group in range(20):  # more than are kept
+        assert len(found(F.group == group)) == (0 if group > 9 else 401 if group == 3 else 399 if group == 6 else 400)
+
+
 def test_the_deleted_are_never_found_and_the_replaced_only_as_they_are(store: PqConnector) -> None:
     vectors = clustered(ROWS, 1)
     collection = filled(store, vectors)
