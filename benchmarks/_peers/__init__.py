@@ -43,7 +43,7 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
     "lance": ("lancedb",),
     "milvus_lite": ("pymilvus", "milvus_lite"),
 }
-"""Names of modules here, and the packages that each needs beside pixdex's own."""
+"""Names of modules here, and the packages that each needs beside pixdex's own. ``pq_fresh`` is no other engine."""
 COLUMNS = ("tenth", "hundredth", "number", "near")
 """Integer fields of every record. The first three are drawn at random, so that they say nothing about the vectors;
 ``near`` ranks the records by how near they are to one of them."""
@@ -180,7 +180,7 @@ class Peer(Protocol):
 
 def missing(name: str) -> str | None:
     """Why an engine cannot be measured here, if it cannot."""
-    absent = [package for package in ENGINES[name.partition(":")[0]] if find_spec(package) is None]
+    absent = [package for package in ENGINES.get(name.partition(":")[0], ()) if find_spec(package) is None]
     return f'{" and ".join(absent)} not installed: pip install "pixdex[bench,qdrant,milvus]"' if absent else None
 
 
