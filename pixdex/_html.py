@@ -13,7 +13,7 @@ from pixdex.errors import InvalidImage
 from pixdex.pictures import load_picture
 from pixdex.types import Hit
 
-__all__ = ["Section", "page"]
+__all__ = ["Section", "document", "page", "thumbnail"]
 
 Section = tuple[str, Any, Sequence[Hit]]
 """A title, the query picture (None: no picture) and its hits."""
@@ -37,18 +37,24 @@ b { font-variant-numeric: tabular-nums; }
 
 def page(title: str, note: str, sections: Sequence[Section]) -> str:
     """The page as HTML text. Pictures that are gone or unreadable become an empty frame."""
-    body = "".join(_section(*section) for section in sections)
+    return document(title, note, "".join(_section(*section) for section in sections))
+
+
+def document(title: str, note: str, body: str, *, style: str = "") -> str:
+    """A page of the house: ``body`` is HTML below a heading and a line, ``style`` rules besides those of every page."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}{style}</style></head>\n"
         f"<body><h1>{escape(title)}</h1><p>{escape(note)}</p>{body}</body></html>\n"
     )
 
 
 def _section(title: str, query: Any, hits: Sequence[Hit]) -> str:
     cards = (
-        [] if query is None else [f'<li class="query">{_picture(query, "the query")}<div class="text">query</div></li>']
+        []
+        if query is None
+        else [f'<li class="query">{thumbnail(query, "the query")}<div class="text">query</div></li>']
     )
     cards += [_card(rank, hit) for rank, hit in enumerate(hits, 1)]
     return f"<h2>{escape(title)}</h2><ol>{''.join(cards)}</ol>\n"
@@ -56,11 +62,12 @@ def _section(title: str, query: Any, hits: Sequence[Hit]) -> str:
 
 def _card(rank: int, hit: Hit) -> str:
     path = (hit.payload or {}).get("path")
-    picture = _picture(Path(path), hit.id) if isinstance(path, str) else '<div class="none">no file</div>'
+    picture = thumbnail(Path(path), hit.id) if isinstance(path, str) else '<div class="none">no file</div>'
     return f'<li>{picture}<div class="text">{rank}. <b>{hit.score:+.3f}</b><br>{escape(hit.id)}</div></li>\n'
 
 
-def _picture(picture: Any, alt: str) -> str:
+def thumbnail(picture: Any, alt: str) -> str:
+    """A picture as data, or an empty frame that says why it is none."""
     try:
         data = base64.b64encode(thumbnail_jpeg(load_picture(picture)[0], _THUMBNAIL)).decode()
     except InvalidImage as error:

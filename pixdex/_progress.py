@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from pixdex.report import Progress, Report
 
-__all__ = ["Count", "counting", "following"]
+__all__ = ["Count", "Steps", "counting", "following", "steps"]
 
 Count: TypeAlias = Callable[[int, int], None]
 """Hears how many are done, and of how many."""
@@ -55,6 +55,42 @@ def counting(what: str, progress: Progress | bool | None) -> Iterator[Count | No
     with Bar(console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class Steps:
+    """Bars for work in several parts, one a part: so many of so many, or a share with words beside it."""
+
+    def __init__(self, bar: Any = None) -> None:
+        """``bar`` is rich's; None: nobody looks."""
+        self._bar = bar
+        self._tasks: dict[str, Any] = {}
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Of the part ``what`` so many are done."""
+        self.share(what, done / total if total else 1.0, f"{done} of {total}")
+
+    def share(self, what: str, share: float, text: str) -> None:
+        """Of the part ``what`` that share is done."""
+        if self._bar is None:
+            return
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=1.0, text="")
+        self._bar.update(self._tasks[what], completed=share, text=text)
+
+
+@contextmanager
+def steps() -> Iterator[Steps]:
+    """``Steps`` on a terminal, and such as show nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield Steps()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        yield Steps(bar)
 
 
 def _line(report: Report) -> str:

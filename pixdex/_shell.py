@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,24 @@ if TYPE_CHECKING:
     from pixdex.index import ImageIndex
     from pixdex.report import Report
 
-__all__ = ["check_there", "encoded", "loaded", "open_index", "show_report"]
+__all__ = ["STOPPED", "Told", "check_there", "encoded", "loaded", "open_index", "show_report", "stopping"]
+
+STOPPED = 130
+"""Exit code after Ctrl-C."""
+
+
+class Told(SystemExit):
+    """A command was stopped, and has said what is left of it."""
+
+
+@contextmanager
+def stopping(what_stays: str) -> Iterator[None]:
+    """Ctrl-C within ends the command with ``what_stays`` as the last word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; {what_stays}", err=True)
+        raise Told(STOPPED) from None
 
 
 def open_index(url: str, *, encoder: str | None, tokens: bool = False) -> ImageIndex:

@@ -22,6 +22,37 @@ RULES: dict[str, set[str]] = {
     "policy": {"errors"},
     "_plugins": {"errors"},
     "filters*": {"types", "errors"},  # and one another
+    "evaluation*": {"types", "errors"},  # and one another
+    "_eval_results": {"_eval_queries", "evaluation", "report", *SPINE},
+    "_eval_queries": {
+        "collection",
+        "index",
+        "encoders.port",
+        "fields",
+        "filters.meaning",
+        "pictures",
+        "report",
+        "_progress",
+        *SPINE,
+    },
+    "_eval_search": {"_eval_queries", "_progress", "collection", *SPINE},
+    "_eval_running": {"_eval_queries", "_eval_results", "_eval_search", "_progress", "collection", "encoders.port"}
+    | {"evaluation", "evaluation.metrics", "pictures", *SPINE},
+    "evaluating": {"_eval_queries", "_eval_results", "_eval_running", "collection", "connectors", "encoders.port"}
+    | {"_progress", "evaluation", "index", "pictures", *SPINE},
+    "_plots": set(),
+    "_eval_page": {"_eval_results", "_html", "_plots", "evaluation", "evaluation.statistics"},
+    "_inventory": {
+        "collection",
+        "connectors",
+        "encoders",
+        "encoders._hub",
+        "encoders.compose",
+        "encoders.port",
+        "fields",
+    }
+    | {*SPINE},
+    "_cli_*": {"*"},
     "_records": {"types", "errors", "_vectors"},
     "_vectors": {"types", "errors"},
     "_joined": {"connectors.port", *SPINE},
@@ -53,18 +84,31 @@ RULES: dict[str, set[str]] = {
     "transfer": {"index", "collection", "connectors", "encoders", "encoders.port", "fields", "policy", "pictures"}
     | {"report", "vectors_file", "_adding", "_names", "_progress", "_records", "_unfinished", *HOW, *SPINE},
     "_unfinished": {"connectors.pq", "connectors._files", "encoders.port", "fields", "report", "vectors_file", *SPINE},
+    "fusion": {"filters", "types", "errors"},
+    "_searching": {"_asking", "collection", "encoders.port", "fields", "fusion", "rerankers.port", *HOW, *SPINE},
     "_asking": {"collection", "encoders.port", "fields", "pictures", "rerankers.port", *HOW, *SPINE},
     "_adding": {"_progress", "collection", "pictures", "report", "sources", "_records", *SPINE},
     "_encoders_of": {"collection", "encoders", "encoders.port", "fields", *SPINE},
     "_info": {"collection", "connectors.port", "fields", *SPINE},
     "_printing": {"_html", "adopting", "connectors.port", "demo", "fields", "pictures", "report", *SPINE},
-    "_options": {*HOW},
+    "_options": {"fusion", *HOW},
     "_shell": {"_printing", "index", "pictures", "report", "sources.addresses", "sources.folders", "transfer"}
     | {"vectors_file", *SPINE},
     "index": {"collection", "ingest", "report", "pictures", "fields", "encoders.port", "rerankers"}
-    | {"rerankers.port", "connectors", "connectors.port", "policy", "sources", "_adding", "_asking", "_encoders_of"}
-    | {"_encoding", "_info", "_names", "_progress", *HOW, *SPINE},
-    "aio": {"collection", "index", "pictures", "report", "policy", "transfer", "_limiter", "_progress"}
+    | {"rerankers.port", "connectors", "connectors.port", "policy", "sources", "_adding", "_encoders_of"}
+    | {"_encoding", "_info", "_names", "_progress", "_searching", "fusion", *HOW, *SPINE},
+    "aio": {
+        "collection",
+        "evaluating",
+        "fusion",
+        "index",
+        "pictures",
+        "report",
+        "policy",
+        "transfer",
+        "_limiter",
+        "_progress",
+    }
     | {"connectors.port", "encoders.port", "rerankers.port", *HOW, *SPINE},
     "_limiter": {"errors"},
     "_progress": {"report"},
@@ -79,6 +123,89 @@ RULES: dict[str, set[str]] = {
     "rerankers": {"rerankers.port", "_plugins"},
     "rerankers.port": {"types", "filters", "encoders.port"},
     "testing*": {"*"},
+    "training": {"training.heading", "errors"},
+    "training.losses": {"errors"},
+    "training.sampling": {"errors"},
+    "training.data": {"pictures", "sources", "sources.tables", *SPINE},
+    "training.kernels": {"encoders.kernelmaps", "errors"},
+    "training.fitting": {"encoders.heads", "encoders.kernelmaps", "training.losses", "training.sampling", "errors"},
+    "training.choosing": {"encoders.heads", "encoders.kernelmaps", "encoders.tokens", "evaluation", "training.data"}
+    | {"training.fitting"},
+    "training.features": {"_progress", "collection", "connectors.pq", "encoders._digest", "encoders.compose"}
+    | {"encoders.pooling", "encoders.port", "encoders.runtimes.cache", "fields", "ingest", "report", "training.data"}
+    | {*HOW, *SPINE},
+    "training.report": {"evaluation", "pictures", "errors", *IMAGES},
+    "training.heading": {"_encoders_of", "_progress", "collection", "connectors", "encoders", "encoders.backbones"}
+    | {"encoders.compose", "encoders.export", "encoders.kernelmaps", "encoders.port", "encoders.runtimes.network"}
+    | {"encoders.tokens", "evaluation", "fields", "pictures", "report", "sources.addresses", "training.choosing"}
+    | {"training.data", "training.features", "training.fitting", "training.kernels", "training.losses"}
+    | {"training.report", *HOW, *SPINE},
+    "training.pairnets": {"errors"},
+    "training.tokenbank": {"training.augment", "errors"},
+    "training.reranking": {"training.pairnets", "training.tokenbank", "errors"}
+    | {"training._batches", "training._device", "training._loop"},
+    "training.pairfolder": {"rerankers.learned", "training.pairnets", "types", "errors"},
+    "training.rerankers": {"encoders", "encoders._digest", "encoders.compose", "encoders.composition", "encoders.tokens"}
+    | {"training._device", "training._loop", "training._workplace", "training.data", "training.mini"}
+    | {"training.pairfolder", "training.pairnets", "training.reranking", "training.tokenbank", "types", "errors"},
+    "training._loop": {"errors"},
+    "training._device": {"errors"},
+    "training._batches": set(),
+    "training.lora": {"errors"},
+    "training._network": {"encoders", "encoders.pooling", "encoders.heads", "encoders.compose", "encoders.backbones"}
+    | {"encoders._models", "encoders._tower", "training._device", "training.lora", "errors"},
+    "training._pictures": {"_decoding", "_machine", "encoders.preprocess", "pictures", *HOW, *SPINE},
+    "training._judging": {"encoders.tokens", "evaluation", "training.data", "training.lora", "training.report"}
+    | {"training._loop", "training._network"},
+    "training._workplace": {"encoders.compose", "errors"},
+    "training.pretexts": {"training._network", "training.augment", "errors"},
+    "training.finetune": {"encoders._digest", "encoders.compose", "encoders.preprocess", "evaluation"}
+    | {"training.augment", "training.data", "training.losses", "training.sampling", "errors"}
+    | {
+        "training._judging",
+        "training._batches",
+        "training._device",
+        "training._loop",
+        "training._network",
+        "training._pictures",
+    }
+    | {"training._workplace"},
+    "training.ssl": {
+        "encoders._digest",
+        "encoders.compose",
+        "evaluation",
+        "pictures",
+        "training.augment",
+        "training.data",
+    }
+    | {"training.finetune", "training.pretexts", "training.sampling", "errors"}
+    | {
+        "training._judging",
+        "training._batches",
+        "training._device",
+        "training._loop",
+        "training._network",
+        "training._pictures",
+    }
+    | {"training._workplace"},
+    "training.augment": set(),
+    "training.networks": set(),
+    "training.matching": set(),
+    "training.teachers": set(),
+    "training.recipes": {"training.augment"},
+    "training.distil": {"training.augment", "training.matching", "training.networks", "training.recipes"}
+    | {"training.teachers"},
+    "training.mini": {
+        "training.distil",
+        "training.networks",
+        "training.recipes",
+        "training.teachers",
+        "encoders._digest",
+        "errors",
+    }
+    | {"encoders.compose", "encoders.composition", "encoders.exported", "encoders.pooling", "encoders.preprocess"}
+    | {"encoders.runtimes.graph", "encoders.runtimes.network", "encoders.runtimes.probes", "encoders.runtimes.writing"}
+    | {"encoders.tokens"},
 }
 A_STORE = {
     "connectors.port",
@@ -92,10 +219,10 @@ A_STORE = {
     *SPINE,
 }
 AN_ENCODER = {"encoders.port", "_machine", *SPINE}
-A_RERANKER = {"rerankers.port", "encoders.port", *SPINE}
+A_RERANKER = {"rerankers.port", "encoders.port", "_machine", *SPINE}
 
 LIBRARIES = {
-    "torch": ["encoders.*", "rerankers.*", "training.*"],
+    "torch": ["encoders.*", "rerankers.*", "training", "training.*"],
     "transformers": ["encoders.*", "training.*"],
     "safetensors": ["encoders.*", "training.*"],
     "tokenizers": ["encoders.*"],
@@ -104,17 +231,17 @@ LIBRARIES = {
     "qdrant_client": ["connectors.qdrant", "connectors._qdrant_*"],
     "qdrant_edge": ["connectors.qdrant_edge", "connectors._qdrant_edge_*"],
     "pymilvus": ["connectors.milvus", "connectors._milvus_*"],
-    "typer": ["cli", "_options", "_shell"],
-    "rich": ["_printing", "_progress"],
+    "typer": ["cli", "_cli_*", "_options", "_shell"],
+    "rich": ["_printing", "_progress", "_cli_*"],
     "pyarrow": ["vectors_file", "sources._rows"],
     "httpx": ["sources.web", "connectors._qdrant_*"],
     "httpcore": ["sources.web"],
     "fsspec": ["sources.filesystems"],
     "huggingface_hub": ["encoders._hub"],
-    "onnxruntime": ["encoders.runtimes.*"],
+    "onnxruntime": ["encoders.runtimes.*", "rerankers.learned"],
     "openvino": ["encoders.runtimes.*"],
     "pillow_heif": ["encoders.*"],
-    "PIL": ["encoders.*", "demo"],
+    "PIL": ["encoders.*", "demo", "training.mini"],
     "simplejpeg": ["encoders.*"],
 }
 
@@ -154,7 +281,7 @@ def internal(path: Path) -> set[str]:
 
 
 def allowed(module: str) -> set[str]:
-    for package in ("filters", "sources"):
+    for package in ("filters", "sources", "evaluation"):
         if module.startswith(package):
             return RULES[f"{package}*"] | {m for m in MODULES if m.startswith(f"{package}.")}
     for pattern, names in RULES.items():
