@@ -134,7 +134,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _etag(content: bytes) -> str:
-    return hashlib.sha1(content).hexdigest()
+    """What the hub calls a file by: git's checksum of it."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _commit(files: dict[str, bytes]) -> str:

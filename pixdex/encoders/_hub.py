@@ -13,7 +13,7 @@ import orjson
 from pixdex.encoders._models import MODULES, TOKENIZER, WEIGHTS, first_line, model_folder
 from pixdex.errors import ConfigError
 
-__all__ = ["locate"]
+__all__ = ["cache_folder", "is_whole", "locate"]
 
 _INNER = "0_*/"
 """Where sentence-transformers keeps the model."""
@@ -45,19 +45,33 @@ def locate(source: str) -> Path:
     return _download(source)
 
 
+def cache_folder() -> Path | None:
+    """Where the client of the hub keeps models; None where it is not installed."""
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        return None
+    return Path(constants.HF_HUB_CACHE)
+
+
 def _cached(name: str) -> Path | None:
     """The folder in the cache, if everything is there: the client also gives what a broken-off download left."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=_patterns(_SMALL + WEIGHTS)))
-        return folder if _is_whole(model_folder(folder)) else None
+        return folder if is_whole(folder) else None
     except Exception:  # noqa: BLE001 - the client raises many kinds; each means: not in the cache
         return None
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether the weights are there. They are fetched last, so then all is."""
+def is_whole(snapshot: Path) -> bool:
+    """Whether the weights of a model in the cache are there. They are fetched last, so then all is.
+
+    Raises:
+        ConfigError: its list of modules cannot be followed.
+    """
+    folder = model_folder(snapshot)
     if not (folder / "config.json").is_file():
         return False
     indexes = list(folder.glob("model*.safetensors.index.json"))
