@@ -100,9 +100,17 @@ def itself(asked: Asked, collection: Collection) -> Filter | None:
 
 
 def reranked(query: Query, first: Sequence[Hit], reranker: Reranker, collection: Collection) -> list[Hit]:
-    """The hits with the reranker's scores; those it cannot score keep their order, below."""
+    """The hits with the reranker's scores; those it cannot score keep their order, below.
+
+    Raises:
+        Unsupported: it needs tokens of the query, which has none.
+        FingerprintMismatch: it was trained for tokens of another encoder.
+    """
     if reranker.uses_tokens and query.tokens is None:
         raise Unsupported(f"reranker {reranker.name!r} needs tokens of the query: search by picture")
+    check = getattr(reranker, "check", None)  # a trained one knows whose tokens it takes
+    if check is not None and collection.spec.tokens is not None:
+        check(collection.spec.tokens)
     tokens: dict[str, Any] = {}
     if reranker.uses_tokens and first:
         batch = collection.fetch([hit.id for hit in first], want=Want(payload=False, tokens=True))

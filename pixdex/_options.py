@@ -11,11 +11,13 @@ import typer
 
 if TYPE_CHECKING:
     from pixdex.encoders.decoding import Decoding
+    from pixdex.fusion import Moment, Place
 
 __all__ = [
-    "AllowPrivate", "AllowRemote", "Background", "Column", "Declared", "Encoder", "FieldValues", "Format", "Frame", "Json",
-    "MaxBytes", "MaxPixels", "Patience", "Pictures", "SourceName", "Truncated", "Url", "Where", "Workers", "decoding",
-    "kinds_and_fields",
+    "AllowPrivate", "AllowRemote", "AtTime", "Background", "Column", "Declared", "Encoder", "FieldValues", "Format", "Frame",
+    "Fusion", "Json", "LessLike", "MaxBytes", "MaxPixels", "Method", "MoreLike", "NearPlace", "Patience", "Pictures",
+    "SourceName", "Truncated", "Url", "Weights", "Where", "Workers", "decoding", "kinds_and_fields", "moment", "place",
+    "weights",
 ]  # fmt: skip
 
 
@@ -24,6 +26,14 @@ class Format(StrEnum):
 
     ONNX = "onnx"
     OPENVINO = "openvino"
+
+
+class Method(StrEnum):
+    """How lists are joined, as ``fusion.Method``."""
+
+    RRF = "rrf"
+    Z = "z"
+    DBSF = "dbsf"
 
 
 class Truncated(StrEnum):
@@ -35,7 +45,7 @@ class Truncated(StrEnum):
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="Store and collection, such as pq://photos.pix")]
 Encoder = Annotated[
-    str | None, typer.Option("--encoder", "-e", help="Encoder reference; default: the collection's own, or classic.")
+    str | None, typer.Option("--encoder", "-e", help="Encoder reference; default: the collection's own, or mini.")
 ]
 Pictures = Annotated[
     list[str],
@@ -110,6 +120,68 @@ def decoding(
     given = {"max_pixels": max_pixels, "max_bytes": max_bytes}
     limits = Limits(**{name: value for name, value in given.items() if value is not None})
     return Decoding(limits=limits, background=(red, green, blue), frame=frame, truncated=truncated.value)
+
+
+# --- evidence ----------------------------------------------------------------------------------------
+
+MoreLike = Annotated[
+    list[str] | None, typer.Option("--more-like", metavar="PICTURE|ID", help="Move the query towards this picture.")
+]
+LessLike = Annotated[
+    list[str] | None, typer.Option("--less-like", metavar="PICTURE|ID", help="Move the query away from this picture.")
+]
+NearPlace = Annotated[
+    str | None,
+    typer.Option("--near", metavar="LAT,LON[,KM]", help="Near this place is better; so far away a hit counts half."),
+]
+AtTime = Annotated[
+    str | None,
+    typer.Option("--at", metavar="TIME[,DAYS]", help="About this time is better; so long before or after counts half."),
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option("--weight", metavar="NAME=NUMBER", help="How much image, text, near or at counts; 1 each."),
+]
+Fusion = Annotated[
+    Method, typer.Option("--fusion", help="How what picture and words find is joined: by ranks, or by scores.")
+]
+
+
+def place(text: str) -> Place:
+    """What ``--near`` says."""
+    from pixdex.fusion import Decay, Place
+
+    try:
+        lat, lon, *more = map(float, text.split(","))
+        (kilometres,) = more or (None,)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}: write LAT,LON or LAT,LON,KM", param_hint="--near") from None
+    return Place(lat, lon) if kilometres is None else Place(lat, lon, Decay(scale=kilometres))
+
+
+def moment(text: str) -> Moment:
+    """What ``--at`` says; a time without a zone is in UTC."""
+    from datetime import UTC, datetime
+
+    from pixdex.fusion import Decay, Moment
+
+    time, _, days = text.partition(",")
+    try:
+        when, scale = datetime.fromisoformat(time.strip()), float(days or 0)
+    except ValueError:
+        hint = "write a time such as 2020-05-01 or 2020-05-01T12:00+02:00, perhaps with ,DAYS"
+        raise typer.BadParameter(f"{text!r}: {hint}", param_hint="--at") from None
+    when = when.replace(tzinfo=UTC) if when.tzinfo is None else when
+    return Moment(when, Decay(scale=scale * 86_400)) if days else Moment(when)
+
+
+def weights(given: Sequence[str] | None) -> dict[str, float]:
+    """What ``--weight`` says."""
+    pairs = [_split(text, "=", "--weight") for text in given or ()]
+    try:
+        return {name: float(value) for name, value in pairs}
+    except ValueError:
+        raise typer.BadParameter(f"{', '.join(given or ())}: write NAME=NUMBER", param_hint="--weight") from None
 
 
 # --- fields ------------------------------------------------------------------------------------------

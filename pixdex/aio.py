@@ -7,7 +7,7 @@ wait their turn; ``set_default_limiter`` puts another limiter in place.
 A call that is cancelled returns at once, and is left out if it waits for a thread still. One that runs cannot be
 stopped half-way: its thread finishes it, so that a write is written whole, and is then free for others. ``add``,
 ``encode`` and ``load`` alone return late: they stop between chunks, what was written stays, and the same call goes on
-from there. ``close`` waits for what runs.
+from there; so do ``evaluate`` and ``compare``, which write nothing. ``close`` waits for what runs.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from pixdex._limiter import DEFAULT_THREADS, Calls, Limiter, default_limiter, set_default_limiter
-from pixdex._progress import following
+from pixdex._progress import Count, counting, following
 from pixdex.collection import Collection
 from pixdex.encoders.decoding import PATIENCE, Decoding
+from pixdex.fusion import Method, Moment, Place
 from pixdex.types import Batch, Field, Fingerprint, Hit, Page, Source, Spec, TokenSpec, Tuning, Vector, Want
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from pixdex.connectors.port import Capabilities, Compacted, Connector, Finding
     from pixdex.encoders.port import Encoder
+    from pixdex.evaluating import Comparison, Evaluation
     from pixdex.filters import Filter
     from pixdex.index import Fields, ImageIndex, Info
     from pixdex.pictures import Picture
@@ -44,12 +47,18 @@ __all__ = [
     "AsyncCollection",
     "AsyncImageIndex",
     "Limiter",
+    "Target",
+    "compare",
     "default_limiter",
     "encode",
+    "evaluate",
     "load",
     "open",
     "set_default_limiter",
 ]
+
+
+R = TypeVar("R")
 
 
 async def open(  # noqa: A001 - as pixdex.open
@@ -362,6 +371,12 @@ class AsyncImageIndex:
         query: Any = None,
         *,
         text: str | None = None,
+        more_like: Sequence[Any] = (),
+        less_like: Sequence[Any] = (),
+        near: Place | tuple[float, float] | None = None,
+        at: Moment | datetime | None = None,
+        weights: Mapping[str, float] | None = None,
+        fusion: Method | str = Method.RRF,
         k: int = 10,
         where: Filter | None = None,
         threshold: float | None = None,
@@ -376,6 +391,12 @@ class AsyncImageIndex:
             self._sync.search,
             query,
             text=text,
+            more_like=more_like,
+            less_like=less_like,
+            near=near,
+            at=at,
+            weights=weights,
+            fusion=fusion,
             k=k,
             where=where,
             threshold=threshold,
@@ -466,6 +487,117 @@ async def load(
         return transfer.load(url, file, policy=policy, progress=watch)
 
     return await _stoppable(Calls(None), run, progress=progress)
+
+
+Target: TypeAlias = "str | AsyncImageIndex | AsyncCollection"
+"""What is evaluated: an address, or what is open already."""
+
+
+async def evaluate(
+    target: Target,
+    *,
+    label: str,
+    queries: Picture | Iterable[Picture] | None = None,
+    where: Filter | None = None,
+    k: int = 100,
+    metrics: Sequence[str] | None = None,
+    exact: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+    using: str | None = None,
+    tuning: Tuning = Tuning(),
+    progress: Count | bool | None = None,
+) -> Evaluation:
+    """``pixdex.evaluating.evaluate``, awaited; ``progress`` is called in a thread. When cancelled, it stops between searches,
+    and only then does the cancellation go on.
+    """
+
+    def run(watch: Count) -> Evaluation:
+        from pixdex import evaluating  # late: it loads numpy
+
+        return evaluating.evaluate(
+            _sync_of(target),
+            label=label,
+            queries=queries,
+            where=where,
+            k=k,
+            metrics=metrics,
+            exact=exact,
+            limit=limit,
+            seed=seed,
+            using=using,
+            tuning=tuning,
+            progress=watch,
+        )
+
+    return await _watched(_calls_of(target), run, progress)
+
+
+async def compare(
+    first: Target,
+    second: Target,
+    *,
+    label: str,
+    queries: Picture | Iterable[Picture] | None = None,
+    where: Filter | None = None,
+    k: int = 100,
+    metrics: Sequence[str] | None = None,
+    exact: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+    using: str | None = None,
+    tuning: Tuning = Tuning(),
+    progress: Count | bool | None = None,
+) -> Comparison:
+    """``pixdex.evaluating.compare``, awaited, as ``evaluate``."""
+
+    def run(watch: Count) -> Comparison:
+        from pixdex import evaluating  # late: it loads numpy
+
+        return evaluating.compare(
+            _sync_of(first),
+            _sync_of(second),
+            label=label,
+            queries=queries,
+            where=where,
+            k=k,
+            metrics=metrics,
+            exact=exact,
+            limit=limit,
+            seed=seed,
+            using=using,
+            tuning=tuning,
+            progress=watch,
+        )
+
+    return await _watched(_calls_of(first), run, progress)
+
+
+def _sync_of(target: Target) -> str | ImageIndex | Collection:
+    return target if isinstance(target, str) else target._sync  # noqa: SLF001 - of this module
+
+
+def _calls_of(target: Target) -> Calls:
+    return Calls(None) if isinstance(target, str) else target._calls  # noqa: SLF001 - of this module
+
+
+async def _watched(calls: Calls, work: Callable[[Count], R], progress: Count | bool | None) -> R:  # noqa: FBT001 - as given
+    """``work``, which says now and then how far it is; when cancelled, it is stopped there."""
+    stop = threading.Event()
+
+    def run() -> R:
+        with counting("evaluating", progress if isinstance(progress, bool) else None) as bar:
+            follow = progress if callable(progress) else bar
+            return work(partial(_stop_or_count, stop, follow))
+
+    return await calls.run_to_rest(run, stop.set)
+
+
+def _stop_or_count(stop: threading.Event, follow: Count | None, done: int, total: int) -> None:
+    if stop.is_set():
+        raise _Stopped
+    if follow is not None:
+        follow(done, total)
 
 
 async def _stoppable(calls: Calls, work: Callable[[Progress], Report], *, progress: Progress | bool | None) -> Report:

@@ -6,23 +6,25 @@ from collections.abc import Collection as Sized
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from pixdex import rerankers
 from pixdex._adding import canonical, check_distinct, check_source, settled, undeclared, with_ids
-from pixdex._asking import asked, asked_in_words, itself, reranked
 from pixdex._encoders_of import DEFAULT_ENCODER, encoder_for, require_own
 from pixdex._encoding import check_pace
 from pixdex._info import Info, describe, of_collection
 from pixdex._names import check_collection
 from pixdex._progress import following
+from pixdex._searching import Evidence, Joining, found
 from pixdex.collection import Collection
 from pixdex.connectors import connect
 from pixdex.encoders.decoding import PATIENCE, Decoding
 from pixdex.errors import ConfigError, NotFound, Unsupported
 from pixdex.fields import AUTOMATIC, IMAGE, check_user_fields, declared, infer, spelled
 from pixdex.filters import Filter
+from pixdex.fusion import Method, Moment, Place
 from pixdex.ingest import ingest
 from pixdex.pictures import NO_PICTURE, Item, Picture, is_picture, several
 from pixdex.report import Progress, Report
@@ -54,7 +56,7 @@ def open(  # noqa: A001 - pixdex.open, as gzip.open
     Args:
         url: address of store and collection, such as ``pq://photos.pix`` or ``qdrant+local:///dir#name``.
         encoder: an encoder or its reference. May be left out: a collection knows its encoder, and a
-            new one gets ``classic``.
+            new one gets ``mini``, which is built in.
         fields: name -> kind (or Field) of payload keys to filter on; counts at creation only.
         tokens: a new collection keeps the encoder's tokens, for rerankers; counts at creation only.
         policy: how calls to the store are repeated.
@@ -355,6 +357,12 @@ class ImageIndex:
         query: Any = None,
         *,
         text: str | None = None,
+        more_like: Sequence[Any] = (),
+        less_like: Sequence[Any] = (),
+        near: Place | tuple[float, float] | None = None,
+        at: Moment | datetime | None = None,
+        weights: Mapping[str, float] | None = None,
+        fusion: Method | str = Method.RRF,
         k: int = 10,
         where: Filter | None = None,
         threshold: float | None = None,
@@ -364,18 +372,27 @@ class ImageIndex:
         tuning: Tuning = Tuning(),
         decoding: Decoding = Decoding(),
     ) -> list[Hit]:
-        """The pictures most like ``query``, or most like what ``text`` says, best first.
+        """The pictures most like ``query``, or most like what ``text`` says, or both, best first.
 
         Args:
             query: a path, bytes of a picture file, a uint8 array, a PIL image; a float vector
                 ``[dim]``; or the id of a record (text that names no file).
-            text: words instead, where the encoder knows texts too: ``"a red car"``.
+            text: words, where the encoder knows texts too: ``"a red car"``. With a query, both are searched for, and
+                what they find is joined.
+            more_like: pictures, vectors or ids that the query is moved towards (Rocchio, ``pixdex.fusion.rocchio``), or
+                starts from where there is none; ``less_like``: that it is moved away from.
+            near: a place that hits should be near to, latitude and longitude; a ``fusion.Place`` says how near, and which
+                field holds places.
+            at: the same for a time, with a zone; a ``fusion.Moment`` says how near.
+            weights: how much ``image``, ``text``, ``near`` and ``at`` count; 1 each.
+            fusion: how what picture and words find is joined: ``rrf``, ``z`` or ``dbsf``, see ``pixdex.fusion``.
             k: how many hits at most.
             where: applies before top-k.
-            threshold: leaves out hits that score lower; with ``rerank``, by the reranker's score.
+            threshold: leaves out hits that score lower: by the reranker, and joined and decayed, if they are.
             exclude_self: leave out the record of that id, or those with the query's very content.
             rerank: a reranker or its name; it scores the best ``candidates`` anew from their tokens.
-            candidates: how many hits the reranker sees; hits beyond those keep their score and order, below.
+            candidates: how many hits of each kind of evidence are joined, and the reranker sees; what is reranked alone
+                is followed by the others, which keep their score and order.
             tuning: time for recall, or exact.
             decoding: how a query that is a picture file is read, as of ``add``.
 
@@ -383,29 +400,35 @@ class ImageIndex:
             NotFound: no such file and no such id, or nothing was added yet.
             InvalidImage: the query is not a usable picture.
             Unsupported: the collection or the query has no tokens to rerank with; the encoder knows no texts.
-            ConfigError: both a query and a text, or neither.
+            ConfigError: nothing to search for, a weight for what is not searched by, no such method, a field that is not
+                declared as a place or time.
         """
-        if (query is None) == (text is None):
-            raise ConfigError("search for a picture, an id or a vector, or for text=: one of them")
         if k < 1:
             raise ConfigError(f"k is {k}: ask for at least 1")
+        evidence = Evidence(
+            query=query,
+            text=text,
+            more=more_like,
+            less=less_like,
+            near=near if near is None or isinstance(near, Place) else Place(*near),
+            at=at if at is None or isinstance(at, Moment) else Moment(at),
+        )
         reranker = rerankers.load(rerank) if isinstance(rerank, str) else rerank
         if reranker is not None and reranker.uses_tokens and self.collection.spec.tokens is None:
             raise Unsupported("this collection keeps no tokens to rerank with: make a new one with tokens=True")
-        by_tokens = reranker is not None and reranker.uses_tokens
-        if text is None:
-            found = asked(query, self.encoder, self.collection, decoding, tokens=by_tokens)
-        else:
-            found = asked_in_words(text, self.encoder)
-        own = itself(found, self.collection) if exclude_self else None
-        if own is not None:
-            where = ~own if where is None else where & ~own
-        vector = found.query.vector
-        if reranker is None:
-            return self.collection.search_one(vector, k=k, where=where, using=IMAGE, threshold=threshold, tuning=tuning)
-        first = self.collection.search_one(vector, k=max(k, candidates), where=where, using=IMAGE, tuning=tuning)
-        ranked = [*reranked(found.query, first[:candidates], reranker, self.collection), *first[candidates:]]
-        return [hit for hit in ranked if threshold is None or hit.score >= threshold][:k]
+        return found(
+            evidence,
+            Joining(weights=weights, method=fusion, deep=candidates),
+            self.collection,
+            self.encoder,
+            k=k,
+            where=where,
+            threshold=threshold,
+            exclude_self=exclude_self,
+            reranker=reranker,
+            tuning=tuning,
+            decoding=decoding,
+        )
 
     # --- the rest -----------------------------------------------------------------------------------
 

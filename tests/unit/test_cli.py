@@ -401,11 +401,35 @@ def test_delete_asks_first(run, filled):
     assert json.loads(run("info", filled, "--json").stdout)["count"] == 4
 
 
-@pytest.mark.parametrize("words", [[], ["in/00.png", "--text", "a red car"]])
-def test_search_takes_a_picture_or_words(run, filled, words):
-    result = run("search", filled, *words)
+def test_search_takes_a_picture_or_words(run, filled):
+    result = run("search", filled)
     assert result.exit_code == 2
-    assert "give a picture, an id or --text, one of them" in result.stderr
+    assert "give a picture, an id, --text or --more-like" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--near", "52.5", "write LAT,LON or LAT,LON,KM"),
+        ("--at", "yesterday", "write a time such as"),
+        ("--weight", "image", "write NAME=VALUE"),
+        ("--weight", "image=much", "write NAME=NUMBER"),
+    ],
+)
+def test_what_a_search_cannot_read_is_said(run, filled, option, value, message):
+    result = run("search", filled, "in/00.png", option, value)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_search_by_place_time_and_feedback(run, filled):
+    near = run(
+        "search", filled, "in/00.png", "--near", "52.5,13.4,20", "--at", "2020-05-01,30", "--weight", "at=2", "--json"
+    )
+    assert near.exit_code == 0
+    assert len(json.loads(near.stdout)) == 5
+    liked = run("search", filled, "--more-like", "in/01.png", "--more-like", "in/01.png", "--json")
+    assert json.loads(liked.stdout)[0]["id"] == "in/01.png"
 
 
 @pytest.mark.parametrize("words", [[], ["in/00.png", "--where", "true"]])

@@ -1,0 +1,186 @@
+"""A search by several kinds of evidence: pictures, words, place and time, what was liked and what was not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pixdex import fusion
+from pixdex._asking import Asked, asked, asked_in_words, itself, reranked
+from pixdex.errors import ConfigError
+from pixdex.fields import IMAGE
+from pixdex.filters import Filter
+from pixdex.fusion import Moment, Place
+from pixdex.rerankers.port import Query
+from pixdex.types import Hit, Kind, Tuning
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pixdex.collection import Collection
+    from pixdex.encoders.decoding import Decoding
+    from pixdex.encoders.port import Encoder
+    from pixdex.rerankers.port import Reranker
+
+__all__ = ["AT", "BY_IMAGE", "BY_TEXT", "NEAR", "Evidence", "Joining", "found"]
+
+BY_IMAGE, BY_TEXT, NEAR, AT = "image", "text", "near", "at"
+"""What each kind of evidence is called in weights and traces."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What is searched for. At least one of ``query``, ``text`` and ``more`` is given.
+
+    Attributes:
+        query: as of ``ImageIndex.search``, or None.
+        text: words, or None.
+        more, less: pictures, ids or vectors that are liked, and those that are not.
+        near: a place, or None.
+        at: a time, or None.
+    """
+
+    query: Any = None
+    text: str | None = None
+    more: Sequence[Any] = ()
+    less: Sequence[Any] = ()
+    near: Place | None = None
+    at: Moment | None = None
+
+    def __post_init__(self) -> None:
+        if self.query is None and self.text is None and not self.more:
+            raise ConfigError("search for a picture, an id or a vector, for text=, or for what is more_like=")
+        if self.query is None and self.less and not self.more:
+            raise ConfigError("less_like= moves a picture's query: give a picture, or more_like=")
+
+    @property
+    def names(self) -> list[str]:
+        """What there is of it."""
+        there = {
+            BY_IMAGE: self.query is not None or bool(self.more),
+            BY_TEXT: self.text is not None,
+            NEAR: self.near is not None,
+            AT: self.at is not None,
+        }
+        return [name for name, given in there.items() if given]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joining:
+    """How evidence becomes one ranking.
+
+    Attributes:
+        weights: of each kind, 1 where it is not named.
+        method: how lists are joined.
+        deep: how many hits of each list are looked at.
+    """
+
+    weights: Mapping[str, float] | None = None
+    method: fusion.Method | str = fusion.Method.RRF
+    deep: int = 100
+
+
+def found(
+    evidence: Evidence,
+    joining: Joining,
+    collection: Collection,
+    encoder: Encoder,
+    *,
+    k: int,
+    where: Filter | None,
+    threshold: float | None,
+    exclude_self: bool,
+    reranker: Reranker | None,
+    tuning: Tuning,
+    decoding: Decoding,
+) -> list[Hit]:
+    """The best ``k`` hits; see ``ImageIndex.search``."""
+    names = evidence.names
+    weights = fusion.checked_weights(joining.weights, names)
+    _check_fields(evidence, collection)
+    one = len(names) == 1
+    depth = k if one and reranker is None else max(k, joining.deep)
+    by_picture = _by_picture(
+        evidence, encoder, collection, decoding, tokens=reranker is not None and reranker.uses_tokens
+    )
+    by_words = None if evidence.text is None else asked_in_words(evidence.text, encoder)
+    if exclude_self:
+        where = _without_itself(by_picture, collection, where)
+
+    def search(query: Query, floor: float | None) -> list[Hit]:
+        return collection.search_one(query.vector, k=depth, where=where, using=IMAGE, threshold=floor, tuning=tuning)
+
+    floor = threshold if one and reranker is None else None  # else scores are others in the end
+    lists: dict[str, list[Hit]] = {}
+    if by_picture is not None:
+        lists[BY_IMAGE] = _reranked(by_picture.query, search(by_picture.query, floor), reranker, collection, joining)
+    if by_words is not None:
+        tried = reranker if by_picture is None else None  # words have no tokens: alone with a reranker they are refused
+        lists[BY_TEXT] = _reranked(by_words.query, search(by_words.query, floor), tried, collection, joining)
+    hits = _decayed(_joined(lists, joining, weights), evidence, weights)
+    return [hit for hit in hits if threshold is None or hit.score >= threshold][:k]
+
+
+def _by_picture(
+    evidence: Evidence, encoder: Encoder, collection: Collection, decoding: Decoding, *, tokens: bool
+) -> Asked | None:
+    """The picture's query, moved by what is liked and what is not; started from what is liked where there is no picture."""
+    if evidence.query is None and not evidence.more:
+        return None
+
+    def vector(one: Any) -> NDArray[Any]:
+        return asked(one, encoder, collection, decoding, tokens=False).query.vector
+
+    start, *more = (
+        [evidence.query, *map(vector, evidence.more)] if evidence.query is not None else [*map(vector, evidence.more)]
+    )
+    first = asked(start, encoder, collection, decoding, tokens=tokens)
+    if not more and not evidence.less:
+        return first
+    moved = fusion.rocchio(first.query.vector, more=more, less=[vector(one) for one in evidence.less])
+    return replace(first, query=replace(first.query, vector=moved))
+
+
+def _without_itself(by_picture: Asked | None, collection: Collection, where: Filter | None) -> Filter | None:
+    own = None if by_picture is None else itself(by_picture, collection)
+    if own is None:
+        return where
+    return ~own if where is None else where & ~own
+
+
+def _reranked(
+    query: Query, first: list[Hit], reranker: Reranker | None, collection: Collection, joining: Joining
+) -> list[Hit]:
+    if reranker is None:
+        return first
+    return [*reranked(query, first[: joining.deep], reranker, collection), *first[joining.deep :]]
+
+
+def _joined(lists: Mapping[str, list[Hit]], joining: Joining, weights: Mapping[str, float]) -> list[Hit]:
+    if len(lists) == 1:
+        return next(iter(lists.values()))
+    return fusion.fuse(lists, method=joining.method, weights={name: weights[name] for name in lists})
+
+
+def _decayed(hits: list[Hit], evidence: Evidence, weights: Mapping[str, float]) -> list[Hit]:
+    if evidence.near is not None:
+        place = evidence.near
+        distance = fusion.kilometres(place.field, (place.lat, place.lon))
+        hits = fusion.decayed(hits, NEAR, distance, place.decay, weight=weights[NEAR])
+    if evidence.at is not None:
+        moment = evidence.at
+        hits = fusion.decayed(hits, AT, fusion.age(moment.field, moment.time), moment.decay, weight=weights[AT])
+    return hits
+
+
+def _check_fields(evidence: Evidence, collection: Collection) -> None:
+    """Only of declared fields is it known what their values are."""
+    wanted: list[tuple[Place | Moment | None, Kind]] = [(evidence.near, Kind.GEO), (evidence.at, Kind.TIME)]
+    for given, kind in wanted:
+        if given is None:
+            continue
+        declared = collection.spec.field(given.field)
+        if declared is None or declared.kind is not kind:
+            there = ", ".join(field.name for field in collection.spec.fields if field.kind is kind) or "none"
+            raise ConfigError(f"{given.field!r} is no {kind} field of collection {collection.name!r}; there is {there}")
