@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from pixdex.encoders._digest import digest_of, fingerprint_of
 from pixdex.encoders.backbones import Network, Trunk
 from pixdex.encoders.composition import DEFAULT_TOKENS, Composition
+from pixdex.encoders.heads import Head
 from pixdex.encoders.pooling import GEM_POWER, Pooling
 from pixdex.encoders.port import Features, Pixels
 from pixdex.encoders.preprocess import Preprocess
@@ -34,11 +36,11 @@ D = TypeVar("D")
 
 CONFIG_FILE = "pixdex.json"
 """What makes a folder a saved encoder."""
-_VERSION = 3
+_VERSION = 4
 """Saves that need nothing newer are written as version 1."""
 _TRUNK = "trunk"
 _TOKEN_OPTIONS = ("tokens", "token_by", "token_dtype", "token_projection", "token_dim", "token_bytes")
-_OPTIONS = ("pooling", "p", *_TOKEN_OPTIONS, "runtime")
+_OPTIONS = ("pooling", "p", *_TOKEN_OPTIONS, "runtime", "dim")
 
 
 class ComposedEncoder:
@@ -61,14 +63,10 @@ class ComposedEncoder:
         self.composition = composition
         self.name = name
         self.reference = reference
-        self.dim = trunk.own_dim or trunk.dim if composition.pooling is Pooling.OWN else trunk.dim
-        parts = {
-            "config": digest_of({"trunk": trunk.config_digest(), **composition.vector_values()}),
-            "weights": trunk.weights_digest(),
-            "preprocessing": trunk.preprocess.digest(),
-        }
-        self.fingerprint = fingerprint_of(name, parts)
-        self.token_spec = composition.token_spec(trunk, name, parts)
+        self.dim = composition.dim(trunk)
+        self.fingerprint = fingerprint_of(name, _parts(trunk, composition))
+        # A head does not touch the tokens: they stay those of the encoder without it.
+        self.token_spec = composition.token_spec(trunk, name, _parts(trunk, replace(composition, head=None)))
 
     def __repr__(self) -> str:
         return f"ComposedEncoder({self.reference!r})"
@@ -106,10 +104,39 @@ class ComposedEncoder:
 
     def _encode_batch(self, prepared: Sequence[NDArray[Any]], *, tokens: bool) -> Features:
         activations = self.trunk.forward(np.stack(prepared))
-        vectors = unit(self.composition.pool(activations))
+        pooled = unit(self.composition.pool(activations))
+        vectors = self.composition.project(pooled)
         if not tokens:
             return Features(vectors)
-        return Features(vectors, tuple(self.composition.tokens_of(activations, vectors)))
+        return Features(vectors, tuple(self.composition.tokens_of(activations, pooled)))
+
+    def with_head(self, head: Head | None, *, name: str | None = None, reference: str | None = None) -> ComposedEncoder:
+        """The same network and pooling with another head, or with none. It encodes no texts: they go through no head.
+
+        Without ``reference`` it has none that ``encoders.load`` makes it from, until it is saved.
+
+        Raises:
+            ConfigError: the head takes vectors of another width.
+        """
+        return ComposedEncoder(
+            self.trunk,
+            replace(self.composition, head=head),
+            name=name or self.name,
+            reference=reference or f"{self.reference} with another head, not saved",
+        )
+
+    def first(self, dim: int) -> ComposedEncoder:
+        """The encoder of the first ``dim`` values of what its head gives; another encoder, with another fingerprint.
+
+        Raises:
+            ConfigError: it has no head, or one that was not trained to be cut there.
+        """
+        head = self.composition.head
+        if head is None:
+            raise ConfigError(
+                f"dim={dim}: {self.reference} has no head whose first values could serve: pixdex train head"
+            )
+        return self.with_head(head.first(dim), reference=f"{self.reference}?dim={dim}")
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the encoder to a new or empty folder: ``pixdex.json`` and the trunk in safetensors.
@@ -140,9 +167,10 @@ class ComposedEncoder:
     def on(cls, trunk: Trunk, composition: Composition, *, name: str, reference: str) -> ComposedEncoder:
         """The encoder on a trunk of transformers: a ``DualEncoder`` where the trunk has a tower for texts.
 
-        Texts meet pictures in the embedding that the model itself defines, so with another pooling there are none.
+        Texts meet pictures in the embedding that the model itself defines, so with another pooling, or a head behind it,
+        there are none.
         """
-        if trunk.source.is_dual and composition.pooling is Pooling.OWN:
+        if trunk.source.is_dual and composition.pooling is Pooling.OWN and composition.head is None:
             return DualEncoder(trunk, composition, TrunkText(trunk.source), name=name, reference=reference)
         return cls(trunk, composition, name=name, reference=reference)
 
@@ -188,13 +216,13 @@ class DualEncoder(ComposedEncoder):
 def load(rest: str) -> ComposedEncoder:
     """The encoder of ``hf:<rest>``: a model folder, a saved or exported encoder's folder, or a hub name, with options.
 
-    Options: ``pooling`` (``cls``, ``mean``, ``gem``, ``own``; default: ``own`` for models that were trained to embed
-    pictures, ``cls`` where there is a class token, else ``mean``), ``p`` (the power of ``gem``), ``tokens`` (how many are
-    kept; default 64, or all of a trunk with fewer), ``token_by`` (which: ``diverse``, ``cls``, ``norm``), ``token_dtype``
-    (``int8`` or ``bits``: the sign of each value alone, an eighth of the bytes), ``token_bytes`` (how many bytes a picture
-    they may take), ``token_projection`` (a file of ``fit_projection`` that makes them narrower), ``token_dim`` (how many of
-    its components), ``runtime`` (what runs the network; not part of what the encoder is, and the only option of a saved
-    one).
+    Options: ``pooling`` (``cls``, ``mean``, ``gem``, ``own``, ``cls_mean``; default: ``own`` for models that were trained
+    to embed pictures, ``cls`` where there is a class token, else ``mean``), ``p`` (the power of ``gem``), ``tokens`` (how
+    many are kept; default 64, or all of a trunk with fewer), ``token_by`` (which: ``diverse``, ``cls``, ``norm``),
+    ``token_dtype`` (``int8`` or ``bits``: the sign of each value alone, an eighth of the bytes), ``token_bytes`` (how many
+    bytes a picture they may take), ``token_projection`` (a file of ``fit_projection`` that makes them narrower),
+    ``token_dim`` (how many of its components), ``runtime`` (what runs the network; not part of what the encoder is). A
+    saved encoder takes ``runtime`` and, where its head was trained for that, ``dim``: how many of the first values.
 
     Raises:
         ConfigError: no such model, or an option that is unknown or has no meaning.
@@ -205,13 +233,27 @@ def load(rest: str) -> ComposedEncoder:
     runtime = options.pop("runtime", None)
     folder = Path(source).expanduser()
     if (folder / CONFIG_FILE).is_file():
+        dim = _number(options, "dim", int, None)
+        options.pop("dim", None)
         if options:
-            raise ConfigError(f"{source} is a saved encoder: it takes no options but runtime")
-        return _load_saved(folder, runtime)
+            raise ConfigError(f"{source} is a saved encoder: it takes no options but dim and runtime")
+        saved = _load_saved(folder, runtime)
+        return saved if dim is None else saved.first(dim)
+    if "dim" in options:
+        raise ConfigError(f"hf:{rest}: dim is of a saved encoder with a head: pixdex train head makes one")
     trunk = Trunk.load(source, runtime=runtime)
     composition = _composition(trunk, options)
     where = str(folder.resolve()) if folder.is_dir() else source
     return ComposedEncoder.on(trunk, composition, name=trunk.name, reference=_reference(where, composition, options))
+
+
+def _parts(trunk: Network, composition: Composition) -> dict[str, str]:
+    """What the fingerprint is made of."""
+    return {
+        "config": digest_of({"trunk": trunk.config_digest(), **composition.vector_values()}),
+        "weights": trunk.weights_digest(),
+        "preprocessing": trunk.preprocess.digest(),
+    }
 
 
 def _load_saved(folder: Path, runtime: str | None) -> ComposedEncoder:

@@ -31,6 +31,8 @@ class Pooling(Named, what="pooling"):
     """Their generalized mean."""
     OWN = "own"
     """The embedding that the model itself defines, such as CLIP's: only trunks that have one."""
+    CLS_MEAN = "cls_mean"
+    """The class token and the average of the local descriptors, each scaled to length one, side by side."""
 
 
 def as_tokens(features: Features) -> Features:
