@@ -8,11 +8,41 @@ PROFILE ?= all
 BIN = $(VENV)/bin
 PIP_OPTIONS = --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-long test-milvus-server test-containers lint types check setup bench up down docs clean
+PICTURES ?= ../shared/data
+TEACHER ?= ../shared/models/mobilenet-v2-backbone
+VIT ?= ../shared/models/vit-tiny-16-224
+SECONDS ?= 420
+
+.PHONY: demo mini rerankers test test-long test-milvus-server test-containers lint types check setup bench up down docs clean
 
 # The core alone, without torch, and the packages that the photographs come with.
 demo: $(DEMO_VENV)/ready
 	$(DEMO_VENV)/bin/pixdex demo
+
+# Trains the encoder that is brought along and puts it in place of the one that is there: pixdex/encoders/mini/MODEL_CARD.md.
+# A GPU that torch finds is used; on a processor SECONDS=36000 is about right. Stopped, the same command goes on.
+mini: setup
+	$(BIN)/python -m pixdex.training.mini --pictures $(PICTURES) --teacher $(TEACHER) --seconds $(SECONDS) --into pixdex/encoders/mini
+
+# Trains the rerankers that are brought along and puts them in place of those that are there: pixdex/rerankers/data/MODEL_CARD.md.
+# SECONDS are those of training, for each; on a processor SECONDS=3600 is about right. Stopped, the same command goes on.
+RERANKERS = cross-vit-tiny-16-224 transport-vit-tiny-16-224 cross-classes-vit-tiny-16-224 cross-mini transport-mini
+rerankers: SECONDS = 60
+rerankers: $(RERANKERS:%=rerankers-out/%)
+	for name in $(RERANKERS); do \
+		rm -rf pixdex/rerankers/data/$$name && cp -R rerankers-out/$$name pixdex/rerankers/data/$$name || exit 1; done
+
+# Those of one encoder share the views of the pictures. In this order: of two patterns that fit an old make takes the first.
+RERANK = $(BIN)/python -m pixdex.training.rerankers --pictures $(PICTURES) --seconds $(SECONDS) --output $@ \
+	--encoder $(if $(filter mini,$*),mini,hf:$(VIT)) --bank rerankers-out/views-$*
+rerankers-out/cross-classes-%: | setup
+	$(RERANK) --kind cross --labels
+rerankers-out/cross-%: | setup
+	$(RERANK) --kind cross
+# From nothing, votes on the tokens of `mini` take long to learn; from those of another encoder they don't.
+rerankers-out/transport-%: | setup
+	$(RERANK) --kind transport $(if $(filter mini,$*),--start rerankers-out/transport-vit-tiny-16-224)
+rerankers-out/transport-mini: | rerankers-out/transport-vit-tiny-16-224
 
 # Everything that needs no container engine.
 test: lint types check
@@ -64,6 +94,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.encode_cpu
 	$(BIN)/python -m benchmarks.encode_cnn
 	$(BIN)/python -m benchmarks.cold_start
+	$(BIN)/python -m benchmarks.mini
 	$(BIN)/python -m pip install $(PIP_OPTIONS) --editable ".[bench]"
 	$(BIN)/python -m benchmarks.encode_st
 	$(BIN)/python -m benchmarks.store
@@ -90,4 +121,4 @@ $(DEMO_VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) $(MILVUS_VENV) demo-out build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_VENV) $(MILVUS_VENV) demo-out rerankers-out build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_ENCODER", "encoder_for", "require_own"]
 
-DEFAULT_ENCODER = "classic"
+DEFAULT_ENCODER = "mini"
 
 
 def encoder_for(collection: Collection | None, encoder: Encoder | str | None) -> Encoder:

@@ -70,7 +70,7 @@ def encode(
         pictures, fields, ids, source, column, allow_remote, allow_private, decoding, workers, patience, progress: as of
             ``ImageIndex.add``.
         target: the file, ``.parquet``.
-        encoder: an encoder or its reference; default ``classic``.
+        encoder: an encoder or its reference; default ``mini``.
         declare: name -> kind of fields to filter on, as of ``pixdex.open``.
         tokens: the encoder's tokens too.
 

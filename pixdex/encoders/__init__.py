@@ -22,7 +22,7 @@ GROUP = "pixdex.encoders"
 def load(reference: str) -> Encoder:
     """Make an encoder.
 
-    ``reference`` is ``classic``, ``hf:<folder or hub name>``, ``onnx:<file>``, the folder of a saved or exported encoder or
+    ``reference`` is ``mini``, ``classic``, ``hf:<folder or hub name>``, ``onnx:<file>``, the folder of a saved or exported encoder or
     of a transformers model, or ``name`` or ``name:rest`` of a plugin. Options follow a ``?``: see ``compose.load`` and
     ``onnxfile``.
 

@@ -312,9 +312,9 @@ def test_the_name_of_the_file_says_what_it_is(root, tmp_path):
         encode(root, tmp_path / "v.npz", encoder=toys.ToyEncoder())
 
 
-def test_the_default_encoder_is_classic(root, url, tmp_path):
+def test_the_default_encoder_is_mini(root, url, tmp_path):
     encode(root / "00.png", tmp_path / "v.parquet")
     load(url, tmp_path / "v.parquet")
     with pixdex.open(url) as photos:
-        assert photos.encoder.name == "classic"
-        assert photos.search(root / "00.png", k=1)[0].score == pytest.approx(1, abs=1e-5)
+        assert photos.encoder.name == "mini"
+        assert photos.search(root / "00.png", k=1)[0].score == pytest.approx(1, abs=1e-4)
