@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pixdex.errors import ConfigError
 from pixdex.rerankers.port import Candidate, Query
 
-__all__ = ["MaxSim", "load"]
+__all__ = ["MaxSim", "load", "unpacked"]
 
 _MAX_TOKENS = 16_384
 """Candidate tokens per matrix product: keeps it in tens of megabytes."""
@@ -41,7 +41,7 @@ class MaxSim:
         scores = np.full(len(candidates), np.nan, dtype=np.float32)
         if query.tokens is None or not len(query.tokens):
             return scores
-        wanted = _unit(_unpacked(query.tokens))
+        wanted = _unit(unpacked(query.tokens))
         for rows in _groups(candidates):
             matrices = [_tokens(candidates[row], wanted.shape[1]) for row in rows]
             scores[rows] = _score(wanted, matrices)
@@ -85,14 +85,14 @@ def _groups(candidates: Sequence[Candidate]) -> list[list[int]]:
 
 
 def _tokens(candidate: Candidate, width: int) -> NDArray[Any]:
-    tokens = None if candidate.tokens is None else _unpacked(candidate.tokens)
+    tokens = None if candidate.tokens is None else unpacked(candidate.tokens)
     if tokens is None or tokens.ndim != 2 or tokens.shape[1] != width:
         shape = None if tokens is None else list(tokens.shape)
         raise ConfigError(f"tokens of {candidate.id!r} are {shape}, those of the query are {width} wide")
     return tokens
 
 
-def _unpacked(tokens: NDArray[Any]) -> NDArray[Any]:
+def unpacked(tokens: NDArray[Any]) -> NDArray[Any]:
     """Packed signs as int8 of 1 and -1, eight from a byte; other tokens as they are."""
     if tokens.dtype != np.uint8:
         return tokens

@@ -33,7 +33,11 @@ class Candidate:
 
 @runtime_checkable
 class Reranker(Protocol):
-    """Scores candidates anew. ``uses_tokens`` says whether tokens must be fetched for it."""
+    """Scores candidates anew. ``uses_tokens`` says whether tokens must be fetched for it.
+
+    One that was trained for the tokens of an encoder has ``check(tokens: TokenSpec) -> None`` besides, which is called before
+    and raises ``FingerprintMismatch`` for those of another.
+    """
 
     name: str
     uses_tokens: bool
