@@ -39,6 +39,7 @@ def main() -> int:
         for model, (width, heads) in MODELS.items():
             folder = dinov2(Path(name) / model.replace("/", "-"), width=width, heads=heads)
             results[model] = measure(folder, files * 8, seconds=1 if options.quick else 10)
+            print(f"{model}: {results[model]}", file=sys.stderr, flush=True)  # should the next one come to nothing
     columns = ("plain loop", "from files", "from memory", "from memory, compiled", "decoding", "bound")
     table(("pictures a second", *columns), [(key, *(results[key][c] for c in columns)) for key in MODELS])
     report("encode_gpu", results, {}, as_json=options.json)

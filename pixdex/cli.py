@@ -13,9 +13,13 @@ from typing import Annotated
 
 import typer
 
+from pixdex._cli_encoders import encoders
+from pixdex._cli_eval import evaluate
+from pixdex._cli_train import app as train
 from pixdex._options import (
     AllowPrivate,
     AllowRemote,
+    AtTime,
     Background,
     Column,
     Declared,
@@ -23,19 +27,28 @@ from pixdex._options import (
     FieldValues,
     Format,
     Frame,
+    Fusion,
     Json,
+    LessLike,
     MaxBytes,
     MaxPixels,
+    Method,
+    MoreLike,
+    NearPlace,
     Patience,
     Pictures,
     SourceName,
     Truncated,
     Url,
+    Weights,
     WhenTruncated,
     Where,
     Workers,
     decoding,
     kinds_and_fields,
+    moment,
+    place,
+    weights,
 )
 from pixdex._printing import (
     one_line,
@@ -47,7 +60,7 @@ from pixdex._printing import (
     proposed,
     write_page,
 )
-from pixdex._shell import check_there, encoded, loaded, open_index, show_report
+from pixdex._shell import STOPPED, Told, check_there, encoded, loaded, open_index, show_report
 from pixdex.encoders.decoding import PATIENCE
 
 __all__ = ["app", "main"]
@@ -62,7 +75,6 @@ class _State:
 
 
 _STATE = _State()
-_STOPPED = 130
 
 app = typer.Typer(
     name="pixdex",
@@ -71,6 +83,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("eval")(evaluate)
+app.add_typer(encoders, name="encoders")
+app.add_typer(train, name="train")
 
 
 def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it
@@ -153,7 +168,7 @@ def encode(
     pictures: Pictures,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write, .parquet.")],
-    encoder: Annotated[str | None, typer.Option("--encoder", "-e", help="Encoder reference; default: classic.")] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", "-e", help="Encoder reference; default: mini.")] = None,
     field: FieldValues = None,
     declare: Declared = None,
     source: SourceName = None,
@@ -202,14 +217,20 @@ def search(
     ] = None,
     *,
     text: Annotated[
-        str | None, typer.Option("--text", "-t", help="Words instead, where the encoder knows texts too.")
+        str | None, typer.Option("--text", "-t", help="Words instead or besides, where the encoder knows texts too.")
     ] = None,
+    more_like: MoreLike = None,
+    less_like: LessLike = None,
+    near: NearPlace = None,
+    at: AtTime = None,
+    weight: Weights = None,
+    fusion: Fusion = Method.RRF,
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
     where: Where = None,
     threshold: Annotated[float | None, typer.Option(help="Leave out hits that score lower.")] = None,
     exclude_self: Annotated[bool, typer.Option("--exclude-self", help="Leave out the query itself.")] = False,
     rerank: Annotated[str | None, typer.Option(help="Reranker, such as maxsim.")] = None,
-    candidates: Annotated[int, typer.Option(min=1, help="How many hits the reranker sees.")] = 100,
+    candidates: Annotated[int, typer.Option(min=1, help="How many hits are reranked and joined.")] = 100,
     encoder: Encoder = None,
     frame: Frame = 0,
     truncated: WhenTruncated = Truncated.REFUSE,
@@ -219,16 +240,22 @@ def search(
     json: Json = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page of thumbnails.")] = None,
 ) -> None:
-    """Find the pictures most like one, or most like what words say."""
+    """Find the pictures most like one, or most like what words say, or both; near a place, about a time."""
     from pixdex.filters import parse
     from pixdex.pictures import names_file
 
-    if (query is None) == (text is None):
-        raise typer.BadParameter("give a picture, an id or --text, one of them", param_hint="PICTURE|ID")
+    if query is None and text is None and not more_like:
+        raise typer.BadParameter("give a picture, an id, --text or --more-like", param_hint="PICTURE|ID")
     with open_index(url, encoder=encoder) as index:
         hits = index.search(
             query,
             text=text,
+            more_like=more_like or (),
+            less_like=less_like or (),
+            near=None if near is None else place(near),
+            at=None if at is None else moment(at),
+            weights=weights(weight),
+            fusion=fusion.value,
             k=k,
             where=None if where is None else parse(where),
             threshold=threshold,
@@ -374,7 +401,7 @@ def adopt(
 def attach(
     url: Url,
     *,
-    encoder: Annotated[str, typer.Option("--encoder", "-e", help="Encoder reference.")] = "classic",
+    encoder: Annotated[str, typer.Option("--encoder", "-e", help="Encoder reference.")] = "mini",
     images: Annotated[str, typer.Option(metavar="FIELD", help="The key that holds the path of a picture.")],
     root: Annotated[Path | None, typer.Option(help="What relative paths are relative to.")] = None,
     where: Where = None,
@@ -410,15 +437,6 @@ def stores() -> None:
 
 
 @app.command()
-def encoders() -> None:
-    """List the encoders that --encoder can name."""
-    from pixdex.encoders import available
-
-    for name in available():
-        typer.echo(name)
-
-
-@app.command()
 def export(
     encoder: Annotated[str, typer.Argument(metavar="ENCODER", help="Encoder reference, such as hf:folder.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where it goes.")],
@@ -427,10 +445,10 @@ def export(
     text: Annotated[bool, typer.Option(help="The side of the texts too, of an encoder that has one.")] = True,
 ) -> None:
     """Write an encoder as a folder that loads without torch: an encoder reference as any, with the same vectors."""
-    from pixdex import encoders
+    from pixdex.encoders import load
     from pixdex.encoders.export import export as export_encoder
 
-    export_encoder(encoders.load(encoder), folder, format=form.value, text=text)
+    export_encoder(load(encoder), folder, format=form.value, text=text)
     typer.echo(f"exported to {folder}", err=True)
 
 
@@ -465,7 +483,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except SystemExit as stop:
-        if stop.code == _STOPPED:  # typer has caught Ctrl-C itself
+        if stop.code == STOPPED and not isinstance(stop, Told):  # typer has caught Ctrl-C itself
             typer.echo(f"stopped; {_what_stays()}", err=True)
         raise
     except (PixdexError, OSError) as error:
