@@ -30,17 +30,18 @@ RERANKERS = cross-vit-tiny-16-224 transport-vit-tiny-16-224 cross-classes-vit-ti
 rerankers: SECONDS = 60
 rerankers: $(RERANKERS:%=rerankers-out/%)
 	for name in $(RERANKERS); do \
-		rm -rf pixdex/rerankers/data/$$name && cp -R rerankers-out/$$name pixdex/rerankers/data/$$name || exit 1; done
+		rm -rf pixdex/rerankers/data/$$name && mv rerankers-out/$$name pixdex/rerankers/data/ || exit 1; done
+	rm -rf rerankers-out
 
-# Those of one encoder share the views of the pictures. In this order: of two patterns that fit an old make takes the first.
+# One after another, as those of one encoder share the views. An old make takes the first pattern that fits.
 RERANK = $(BIN)/python -m pixdex.training.rerankers --pictures $(PICTURES) --seconds $(SECONDS) --output $@ \
 	--encoder $(if $(filter mini,$*),mini,hf:$(VIT)) --bank rerankers-out/views-$*
-rerankers-out/cross-classes-%: | setup
+rerankers-out/cross-classes-%: | setup rerankers-out/transport-%
 	$(RERANK) --kind cross --labels
 rerankers-out/cross-%: | setup
 	$(RERANK) --kind cross
-# From nothing, votes on the tokens of `mini` take long to learn; from those of another encoder they don't.
-rerankers-out/transport-%: | setup
+# That of `mini` goes on from the weights of the other.
+rerankers-out/transport-%: | setup rerankers-out/cross-%
 	$(RERANK) --kind transport $(if $(filter mini,$*),--start rerankers-out/transport-vit-tiny-16-224)
 rerankers-out/transport-mini: | rerankers-out/transport-vit-tiny-16-224
 
@@ -95,6 +96,11 @@ bench: setup
 	$(BIN)/python -m benchmarks.encode_cnn
 	$(BIN)/python -m benchmarks.cold_start
 	$(BIN)/python -m benchmarks.mini
+	$(BIN)/python -m benchmarks.head
+	$(BIN)/python -m benchmarks.finetune
+	$(BIN)/python -m benchmarks.ssl
+	$(BIN)/python -m benchmarks.rerank
+	$(BIN)/python -m benchmarks.rerank_cost
 	$(BIN)/python -m pip install $(PIP_OPTIONS) --editable ".[bench]"
 	$(BIN)/python -m benchmarks.encode_st
 	$(BIN)/python -m benchmarks.store

@@ -109,7 +109,7 @@ def _train(name: str, folder: Path, options: argparse.Namespace, work: Path) -> 
         seconds = orjson.loads(note.read_bytes())["cpu"] / 2 if note.is_file() else 60.0
         # Half a batch of the default: steps are few, and more of them are better than larger ones.
         recipe = Recipe(what=WHATS[name], classes_per_batch=8, per_class=4)
-        pace = Pace(seconds=seconds, cpu_time=True, steps=10**6, device="cpu", rounds=2, average=0.9)
+        pace = Pace(seconds=seconds, cpu_time=True, steps=10**6, device="cpu", rounds=1, average=0.9)
     if options.quick:
         recipe = Recipe(what=recipe.what, classes_per_batch=2, per_class=2, validation=0.4, mixes=(1.0,))
         pace = Pace(steps=2, rounds=1, device="cpu")

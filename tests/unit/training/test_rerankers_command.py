@@ -61,13 +61,15 @@ def train(pictures: Path, output: Path, *more: object, encoder: object = "mini",
     return command.main([str(word) for word in line])
 
 
-def test_it_writes_a_reranker_that_loads(pictures: Path, bank: Path, tmp_path: Path, capsys) -> None:
-    target = tmp_path / "mine"
+def test_it_writes_a_reranker_that_loads(pictures: Path, bank: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    target, learned = tmp_path / "mine", []
+    training = command.train_reranker
+    monkeypatch.setattr(command, "train_reranker", lambda *a, **more: (learned.append(a[1]), training(*a, **more))[1])
     assert train(pictures, target, "--bank", bank) == 0
     assert f"transport:{target}" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.partial"))
     made = rerankers.load(f"transport:{target}")
-    assert made.trained["pictures"] == 23 - 23 // 5
+    assert made.trained["pictures"] == len(learned[0]) == 23 - 23 // 5
     assert made.trained["steps"] > 0
     encoder = encoders.load("mini")
     made.check(encoder.token_spec)
