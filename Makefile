@@ -25,7 +25,8 @@ mini: setup
 	$(BIN)/python -m pixdex.training.mini --pictures $(PICTURES) --teacher $(TEACHER) --seconds $(SECONDS) --into pixdex/encoders/mini
 
 # Trains the rerankers that are brought along and puts them in place of those that are there: pixdex/rerankers/data/MODEL_CARD.md.
-# SECONDS are those of training, for each; on a processor SECONDS=3600 is about right. Stopped, the same command goes on.
+# SECONDS are those of training, for each; on a processor SECONDS=3600 is about right, and views take an hour of a core before.
+# Stopped, the same command goes on.
 RERANKERS = cross-vit-tiny-16-224 transport-vit-tiny-16-224 cross-classes-vit-tiny-16-224 cross-mini transport-mini
 rerankers: SECONDS = 60
 rerankers: $(RERANKERS:%=rerankers-out/%)

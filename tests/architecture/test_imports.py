@@ -145,7 +145,13 @@ RULES: dict[str, set[str]] = {
     "training.reranking": {"training.pairnets", "training.tokenbank", "errors"}
     | {"training._batches", "training._device", "training._loop"},
     "training.pairfolder": {"rerankers.learned", "training.pairnets", "types", "errors"},
-    "training.rerankers": {"encoders", "encoders._digest", "encoders.compose", "encoders.composition", "encoders.tokens"}
+    "training.rerankers": {
+        "encoders",
+        "encoders._digest",
+        "encoders.compose",
+        "encoders.composition",
+        "encoders.tokens",
+    }
     | {"training._device", "training._loop", "training._workplace", "training.data", "training.mini"}
     | {"training.pairfolder", "training.pairnets", "training.reranking", "training.tokenbank", "types", "errors"},
     "training._loop": {"errors"},

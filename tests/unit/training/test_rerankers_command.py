@@ -15,6 +15,8 @@ from pixdex import encoders, rerankers
 from pixdex.encoders import mini
 from pixdex.rerankers.port import Candidate, Query
 from pixdex.training import rerankers as command
+from pixdex.training.reranking import judged
+from pixdex.training.tokenbank import Bank
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -81,6 +83,25 @@ def test_it_writes_a_reranker_that_loads(pictures: Path, bank: Path, tmp_path: P
     # Never over what is there, and the error is a line.
     assert train(pictures, target, "--bank", bank) == 1
     assert "there already" in capsys.readouterr().err
+
+
+def test_what_judges() -> None:
+    """Views of four of ten pictures are to be found by these; of classes, others than the one that asks."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(10, 1, 8)) + 0.01 * rng.normal(size=(10, 4, 8))
+    vectors = torch.from_numpy(vectors / np.linalg.norm(vectors, axis=2, keepdims=True)).half()
+    tokens = torch.arange(40, dtype=torch.int8).reshape(10, 4, 1, 1)
+    bank = Bank(tokens, torch.zeros(10, 4, 1, dtype=torch.uint8), vectors)
+    data = command._copies(bank)
+    views = [4 * picture + view for picture in range(4) for view in (1, 2, 3)]
+    assert data.tokens.flatten().tolist() == [*views, *(4 * picture for picture in range(4, 10))]
+    assert data.positives.tolist() == [3] * 4
+    assert judged(data.first, data) == {"recall@1": 1.0, "map": 1.0}
+    labels = torch.arange(10) // 5
+    data = command._classmates(bank, labels)
+    assert data.positives.tolist() == [4] * 10
+    assert all(row not in found for row, found in enumerate(data.lists.tolist()))
+    assert torch.equal(data.match, labels[data.lists] == labels[:, None])
 
 
 def test_it_goes_on_after_ctrl_c_and_from_another(
