@@ -165,13 +165,14 @@ class Asker:
         best: dict[str, Any] = {}
         for goal in self.goals:
             enough = [row for row in swept if row["recall"] >= goal]
-            best[f"{goal:g}"] = None
             for row in sorted(enough, key=lambda row: -row["qps"]):
                 if row["knobs"] not in again:
                     again[row["knobs"]] = self.measured(verb, row["setting"], truth, rounds=ROUNDS)
                 if again[row["knobs"]]["recall"] >= goal:  # it may have been asked few queries the first time
-                    best[f"{goal:g}"] = again[row["knobs"]]
                     break
+        for goal in self.goals:
+            reached = [row for row in again.values() if row["recall"] >= goal]
+            best[f"{goal:g}"] = max(reached, key=lambda row: row["qps"], default=None)
         return {"best": best, "sweep": swept}
 
     def measured(self, verb: Verb, setting: Any, truth: Any, *, rounds: int) -> dict[str, Any]:

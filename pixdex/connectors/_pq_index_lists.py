@@ -56,7 +56,8 @@ _REACH = {
     Kind.RABITQ: Curve((2, 2.5, 3, 5, 10)),
 }
 """Candidates for each hit that is asked for, as good as the codes are coarse."""
-_LEAST_REACH = 48
+_LEAST_REACH, _LEAST_FILTERED = 48, 96
+"""Candidates at least; under a filter more of them are cheaper than more lists."""
 _DEEPER = 0.4
 """Lists to look into grow with the hits asked for beyond ten, to this power."""
 _SPREAD = 0.85
@@ -202,7 +203,8 @@ def _spread(quantizer: Any, rows: NDArray[np.float32]) -> float:
 @lru_cache(maxsize=4096)
 def _plan(kind: Kind, lists: int, covers: int, count: int, effort: float, share: float) -> tuple[int, int]:
     """``(probes, reach)``: how many lists to look into and how many candidates to keep."""
-    reach = max(_LEAST_REACH, math.ceil(count * _REACH[kind].at(effort)))
+    least = _LEAST_REACH if share >= 1 else _LEAST_FILTERED
+    reach = max(least, math.ceil(count * _REACH[kind].at(effort)))
     share, length = max(share, 1e-9), max(1, covers) / lists
     probes = _PROBES.at(effort) * max(1, lists / _LISTS) ** 0.5 * max(1, _LENGTH / length)
     probes *= max(1, count / 10) ** _DEEPER / share**_SPREAD
