@@ -194,7 +194,8 @@ def _inner(engine: Any) -> Any:
 def _spread(quantizer: Any, rows: NDArray[np.float32]) -> float:
     """The mean squared distance of vectors from their centres."""
     _, nearest = quantizer.search(rows, 1)
-    centres = quantizer.reconstruct_n(0, quantizer.ntotal)
+    centres = np.empty((quantizer.ntotal, quantizer.d), dtype=np.float32)
+    quantizer.reconstruct_n(0, quantizer.ntotal, centres)  # told where to: faiss.contrib.torch_utils gives tensors else
     spans = [slice(start, start + _CHUNK) for start in range(0, len(rows), _CHUNK)]
     squares = (np.square(rows[span] - centres[nearest[span, 0]]).sum(dtype=np.float64) for span in spans)
     return float(sum(squares) / len(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from functools import cache
@@ -263,3 +264,24 @@ def test_trees_are_refused_where_they_lose(tree: Kind, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(MissingDependency, match=r"pixdex\[trees\]"):
         indexes.check(tree, 3)
+
+
+def test_a_process_in_which_faiss_was_switched_to_tensors_has_indexes_too() -> None:
+    """pytorch-metric-learning does that when it is imported."""
+    pytest.importorskip("torch")
+    program = """
+import faiss.contrib.torch_utils
+import numpy as np
+from pixdex.connectors import _pq_index as indexes
+from pixdex.types import Metric
+rows = np.random.default_rng(0).standard_normal((400, 16)).astype(np.float32)
+for kind in ("ivf-pq", "opq", "ivf", "pq", "rabitq", "hnsw", "lsh"):
+    index = indexes.train(indexes.Kind(kind), rows, Metric.L2)
+    again = indexes.from_bytes(indexes.to_bytes(index.extended(rows[:50])))
+    among = np.packbits(np.ones(450, dtype=bool), bitorder="little")
+    for found in (index.propose(rows[:2], 5, effort=1), again.propose(rows[:2], 5, effort=1, among=among, share=1.0)):
+        assert isinstance(found, np.ndarray) and found[0, :5].tolist().count(0) == 1
+    assert indexes.drift(index, rows[:100]) > 0
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
