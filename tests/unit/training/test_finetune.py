@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -160,7 +159,7 @@ KILLED_PACE = replace(PACE, keep_seconds=0, rounds=3)
 
 def test_ctrl_c_keeps_what_was_learned(model: str, data: Labelled, tmp_path: Path) -> None:
     def stop(facts: Mapping[str, Any]) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         finetune(data, tmp_path / "out", encoder=model, recipe=RECIPE, pace=PACE, follow=stop)

@@ -121,7 +121,7 @@ def test_ctrl_c_ends_it_after_a_step_and_loses_nothing(tmp_path: Path) -> None:
 
     def stop(facts: Mapping[str, Any]) -> None:
         if facts["step"] == 31:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         run(Distance(), pace, work=tmp_path, key="k", follow=stop)
