@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ class Group:
     """An open write transaction on ``db``, which nobody else uses meanwhile.
 
     Attributes:
+        owner: whose it is; only that may join.
         unforced: files written under it and folders with new ones, which have to be on the disk before it counts; how
             many bytes the files had, None for a folder.
 
@@ -41,7 +42,8 @@ class Group:
         done_with: takes the connection back after the commit; one whose transaction failed is closed.
     """
 
-    def __init__(self, db: Connection, done_with: Callable[[Connection], None]) -> None:
+    def __init__(self, db: Connection, owner: object, done_with: Callable[[Connection], None]) -> None:
+        self.owner = owner
         self.unforced: dict[Path, int | None] = {}
         self._db = db
         self._done_with = done_with
@@ -94,18 +96,26 @@ class Group:
             return
         error: BaseException | None = None
         try:
-            _force(self.unforced)
+            self._force()
             self._db.execute("COMMIT")
             self._db.known = self._known
         except BaseException as caught:
             error = caught
-            self._shrink()  # on a full disk, give back what was taken
             if not isinstance(caught, Exception):
                 raise
         finally:
             self._end(error)
 
+    def _force(self) -> None:
+        try:
+            for path in self.unforced:
+                _fsync(path)
+        except OSError:
+            self._shrink()
+            raise
+
     def _shrink(self) -> None:
+        """On a full disk, give back what was taken. Never once the commit has begun: it may count by then."""
         for path, size in self.unforced.items():
             if size is not None:
                 with suppress(OSError):
@@ -113,11 +123,13 @@ class Group:
 
     def _end(self, error: BaseException | None) -> None:
         self._error = error
-        if error is None:
-            self._done_with(self._db)
-        else:
-            self._db.close()  # rolls back
-        self._ended.set()
+        try:
+            if error is None:
+                self._done_with(self._db)
+            else:
+                self._db.close()  # rolls back
+        finally:
+            self._ended.set()
 
     def wait(self, seconds: float) -> bool:
         """Whether it ended within so many seconds.
@@ -134,10 +146,9 @@ class Group:
         return True
 
 
-def _force(paths: Iterable[Path]) -> None:
-    for path in paths:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
+def _fsync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

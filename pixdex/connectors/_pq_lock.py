@@ -89,9 +89,11 @@ class WriterLock:
 
     def end_group(self) -> None:
         """Commit what is open, in one's turn."""
-        group, self.group = self.group, None
-        if group is not None:
-            group.commit()
+        try:
+            if self.group is not None:
+                self.group.commit()
+        finally:
+            self.group = None
 
     def _count(self, more: int) -> None:
         with self._counting:

@@ -117,9 +117,8 @@ def _scanned(view: View, asked: _Asked) -> Found:
 def _proposed(view: View, index: Index, asked: _Asked) -> Found:
     """What the index finds, and the positions behind it."""
     allowed = None if asked.allowed is None else asked.allowed.mask
-    few_dead = (
-        asked.allowed is view.living and view.dead <= _FEW_DEAD * view.rows
-    )  # so few cost less as lost candidates
+    # So few dead cost less as candidates in vain; what a filter leaves out is never few.
+    few_dead = asked.allowed is view.living and view.dead <= _FEW_DEAD * view.rows
     among = None if asked.allowed is None or few_dead else asked.allowed.bits(index.covers)
     share = 1.0 if few_dead else asked.survivors / view.rows
     found = index.propose(asked.queries, asked.k, effort=asked.effort, among=among, share=share)

@@ -34,7 +34,7 @@ class Selection:
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         self.mask = mask
         self.count = int(np.count_nonzero(mask))
-        self._bits: NDArray[np.uint8] | None = None
+        self._bits: tuple[int, NDArray[np.uint8]] | None = None
         self._positions: NDArray[np.intp] | None = None
 
     @property
@@ -46,10 +46,10 @@ class Selection:
 
     def bits(self, rows: int) -> NDArray[np.uint8]:
         """The first ``rows`` positions as packed bits, the first in the lowest bit."""
-        bits = self._bits
-        if bits is None or len(bits) != (rows + 7) // 8:
-            bits = self._bits = np.packbits(self.mask[:rows], bitorder="little")
-        return bits
+        known = self._bits
+        if known is None or known[0] != rows:
+            known = self._bits = rows, np.packbits(self.mask[:rows], bitorder="little")
+        return known[1]
 
 
 class Selections:

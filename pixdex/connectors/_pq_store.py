@@ -58,8 +58,6 @@ class Store:
         self._known: dict[int, Snapshot] = {}
         self._shared = True
         self._held: list[WriterLock] = []
-        self._groups: weakref.WeakSet[Group] = weakref.WeakSet()
-        """Transactions of this handle: others of this process have connections of their own, perhaps not forced to the disk."""
         self._closed = False
         self._guard = threading.Lock()
         _STORES.add(self)
@@ -140,13 +138,14 @@ class Store:
             yield lock
 
     def _group(self, lock: WriterLock) -> Group:
-        """The open transaction where it is one of this handle's, else a new one."""
-        group = lock.group
-        if group is None or group.ended or group not in self._groups:
+        """The open transaction where it is this handle's and of the database that is there now, else a new one. Other
+        handles of this process have connections of their own, perhaps such as don't force anything to the disk.
+        """
+        group, place = lock.group, self.required()
+        owner = (self, place)
+        if group is None or group.ended or group.owner != owner:
             lock.end_group()
-            place = self.required()
-            group = lock.group = Group(self.connection(place), partial(self.give_back, place))
-            self._groups.add(group)
+            group = lock.group = Group(self.connection(place), owner, partial(self.give_back, place))
         return group
 
     def force(self, path: Path, *, size: int | None = None) -> None:

@@ -9,11 +9,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pixdex.connectors import _pq_records as records
+from pixdex.connectors import _pq_store
 from pixdex.connectors._pq_schema import Connection
 from pixdex.connectors._pq_segments import Block
 from pixdex.connectors.pq import PqConnector
@@ -139,3 +141,30 @@ def test_handles_of_one_process_do_not_wait_for_each_others_groups(path: Path, s
     assert store.count("x", None, timeout=None) == 24
     for handle in handles[1:]:
         handle.close()
+
+
+def test_ctrl_c_in_the_instant_after_a_commit_takes_nothing_back(
+    path: Path, store: PqConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(Connection):
+        def execute(self, text: str, *more: Any) -> Any:
+            found = super().execute(text, *more)
+            if text == "COMMIT" and armed:
+                armed.clear()
+                raise KeyboardInterrupt
+            return found
+
+    armed: list[bool] = []
+    monkeypatch.setattr(_pq_store, "Connection", Interrupted)
+    store.close()
+    again = PqConnector(path)
+    again.upsert("x", record_batch(["first"]), timeout=None)
+    armed.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        again.upsert("x", record_batch(["second"]), timeout=None)
+    again.upsert("x", record_batch(["third"]), timeout=None)
+    there = PqConnector(path).fetch("x", ["first", "second", "third"], want=Want(vectors=(IMAGE.column,)), timeout=None)
+    assert there.ids == ("first", "second", "third")
+    assert np.array_equal(there.vectors[IMAGE.column], record_batch(there.ids).vectors[IMAGE.column])
+    assert again.verify("x", timeout=None) == []
+    again.close()
