@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AllowPrivate", "AllowRemote", "AtTime", "Background", "Column", "Declared", "Encoder", "FieldValues", "Format", "Frame",
-    "Fusion", "Json", "LessLike", "MaxBytes", "MaxPixels", "Method", "MoreLike", "NearPlace", "Patience", "Pictures",
+    "Fusion", "Json", "LessLike", "MaxBytes", "MaxPixels", "MoreLike", "NearPlace", "Patience", "Pictures",
     "SourceName", "Truncated", "Url", "Weights", "Where", "Workers", "decoding", "kinds_and_fields", "moment", "place",
     "weights",
 ]  # fmt: skip
@@ -26,14 +26,6 @@ class Format(StrEnum):
 
     ONNX = "onnx"
     OPENVINO = "openvino"
-
-
-class Method(StrEnum):
-    """How lists are joined, as ``fusion.Method``."""
-
-    RRF = "rrf"
-    Z = "z"
-    DBSF = "dbsf"
 
 
 class Truncated(StrEnum):
@@ -143,7 +135,10 @@ Weights = Annotated[
     typer.Option("--weight", metavar="NAME=NUMBER", help="How much image, text, near or at counts; 1 each."),
 ]
 Fusion = Annotated[
-    Method, typer.Option("--fusion", help="How what picture and words find is joined: by ranks, or by scores.")
+    str,
+    typer.Option(
+        "--fusion", metavar="rrf|z|dbsf", help="How what picture and words find is joined: by ranks, or by scores."
+    ),
 ]
 
 

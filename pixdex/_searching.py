@@ -77,7 +77,7 @@ class Joining:
     """
 
     weights: Mapping[str, float] | None = None
-    method: fusion.Method | str = fusion.Method.RRF
+    method: fusion.Method = fusion.Method.RRF
     deep: int = 100
 
 

@@ -46,6 +46,7 @@ __all__ = [
     "distribution",
     "fuse",
     "kilometres",
+    "method_named",
     "reciprocal_rank",
     "rocchio",
     "z_scored",
@@ -76,11 +77,19 @@ def fuse(lists: Lists, *, method: Method | str = Method.RRF, weights: Weights = 
     Raises:
         ConfigError: no such method, or weights that do not fit; see ``reciprocal_rank``.
     """
+    return _METHODS[method_named(method)](lists, weights=weights)
+
+
+def method_named(name: Method | str) -> Method:
+    """The method of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
     try:
-        join = _METHODS[Method(method)]
+        return Method(name)
     except ValueError:
-        raise ConfigError(f"fusion {method!r}: one of {', '.join(Method)}") from None
-    return join(lists, weights=weights)
+        raise ConfigError(f"fusion {name!r}: one of {', '.join(Method)}") from None
 
 
 def reciprocal_rank(lists: Lists, *, weights: Weights = None, k: float = K) -> list[Hit]:

@@ -24,7 +24,7 @@ from pixdex.encoders.decoding import PATIENCE, Decoding
 from pixdex.errors import ConfigError, NotFound, Unsupported
 from pixdex.fields import AUTOMATIC, IMAGE, check_user_fields, declared, infer, spelled
 from pixdex.filters import Filter
-from pixdex.fusion import Method, Moment, Place
+from pixdex.fusion import Method, Moment, Place, method_named
 from pixdex.ingest import ingest
 from pixdex.pictures import NO_PICTURE, Item, Picture, is_picture, several
 from pixdex.report import Progress, Report
@@ -418,7 +418,7 @@ class ImageIndex:
             raise Unsupported("this collection keeps no tokens to rerank with: make a new one with tokens=True")
         return found(
             evidence,
-            Joining(weights=weights, method=fusion, deep=candidates),
+            Joining(weights=weights, method=method_named(fusion), deep=candidates),
             self.collection,
             self.encoder,
             k=k,

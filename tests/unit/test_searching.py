@@ -66,6 +66,11 @@ def test_weights_decide_which_counts(photos):
         photos.search("red0", text="green", weights={"near": 2})
 
 
+def test_a_way_of_joining_that_there_is_not_is_named(photos):
+    with pytest.raises(ConfigError, match="fusion 'sum': one of rrf, z, dbsf"):
+        photos.search("red0", fusion="sum")  # also where there is nothing to join
+
+
 def test_a_filter_applies_to_every_kind(photos):
     assert set(ids(photos.search("red0", text="green", k=10, where=pixdex.F.n < 3))) == {"red0", "green0", "blue0"}
 
