@@ -3,8 +3,7 @@
 200,000 x 384 ``clustered`` unit vectors (see ``_vectors``), k = 10, single queries with payload through the public API on
 one core, at the cheapest effort that reaches a recall of .95 and of .99. Memory is of a process that opened the store and
 answered; of it, about 30 bytes a vector are ids and row numbers, whatever the kind. Trees are for few dimensions: they are
-measured on 8 of them, beside an exact scan.
-There are no goals: this is what docs/embedded.md advises by.
+measured on 8 of them, beside an exact scan. There are no goals: this is what docs/embedded.md advises by.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ second are of processor time. Single queries bring id, score and payload where t
 values through ``Collection.search_one``), and row and score where it is an index. Batches are of 100, ids and scores;
 "with payload" where there is one. Resident bytes a vector are those of the process's own; mapped ones, which the system
 may drop, stand apart. Build takes in writing to disk; open is from an imported library to the first answer, files being
-in the system's cache. A filter is an equality or a range on an integer field, of 10 % and 1 % of the records, the same for all queries: pixdex
-remembers what the last filters selected, and ``filtered`` shows what new ones cost.
+in the system's cache. A filter is an equality or a range on an integer field, of 10 % and 1 % of the records, the same for
+all queries: pixdex remembers what the last filters selected, and ``filtered`` shows what new ones cost.
 
 An engine that is not installed is left out, and says so: ``pip install "pixdex[bench,qdrant,milvus]"``.
 """
