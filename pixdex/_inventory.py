@@ -276,18 +276,23 @@ def verify(reference: str) -> list[Check]:
     Files of the hub's cache are compared with the checksums that the hub gave for them, a saved or exported encoder with the
     fingerprint in its ``pixdex.json``; then it is loaded and encodes a picture.
     """
+    return _verified(reference)[0]
+
+
+def _verified(reference: str) -> tuple[list[Check], Encoder | None]:
+    """What ``verify`` finds, and the encoder where it loads."""
     checks = list(_blobs(reference))
     try:
         encoder = encoders.load(reference)
     except PixdexError as error:
-        return [*checks, Check(what="loads", holds=False, found=str(error))]
+        return [*checks, Check(what="loads", holds=False, found=str(error))], None
     said = _said(reference)
     found = encoder.fingerprint.digest
     if said is not None:
         checks.append(Check(what=f"fingerprint in {CONFIG_FILE}", holds=said == found, found=found))
     else:
         checks.append(Check(what="fingerprint", holds=True, found=found))
-    return [*checks, _probed(encoder)]
+    return [*checks, _probed(encoder)], encoder
 
 
 def verify_collection(url: str, reference: str | None = None) -> list[Check]:
@@ -303,10 +308,9 @@ def verify_collection(url: str, reference: str | None = None) -> list[Check]:
         if wanted is None:
             what = "does not say which encoder made its vectors: name it with --encoder"
             return [Check(what=f"encoder of collection {name!r}", holds=False, found=what)]
-        checks = verify(wanted)
-        if not all(check.holds for check in checks):
+        checks, encoder = _verified(wanted)
+        if encoder is None or not all(check.holds for check in checks):
             return checks
-        encoder = encoders.load(wanted)
         if any(vector.name == IMAGE for vector in collection.spec.vectors):
             checks.append(
                 _required(f"vectors of {name!r}", lambda: collection.require(encoder.fingerprint, vector=IMAGE))

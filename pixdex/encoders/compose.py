@@ -136,7 +136,8 @@ class ComposedEncoder:
             raise ConfigError(
                 f"dim={dim}: {self.reference} has no head whose first values could serve: pixdex train head"
             )
-        return self.with_head(head.first(dim), reference=f"{self.reference}?dim={dim}")
+        whole = self.reference.partition("?dim=")[0]  # it may be cut already
+        return self.with_head(head.first(dim), reference=f"{whole}?dim={dim}")
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the encoder to a new or empty folder: ``pixdex.json`` and the trunk in safetensors.

@@ -6,7 +6,7 @@ numpy alone, is part of the encoder's fingerprint, and is saved beside it. ``pix
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ import orjson
 from numpy.typing import NDArray
 
 from pixdex.encoders._digest import digest_of, tensors_digest
-from pixdex.encoders.kernelmaps import FeatureMap
+from pixdex.encoders.kernelmaps import FeatureMap, RowMap
 from pixdex.errors import ConfigError, MissingDependency
 
 __all__ = ["HEAD_FILE", "Head", "KernelHead", "LinearHead", "MLPHead"]
@@ -28,7 +28,7 @@ HEAD_FILE = "head.safetensors"
 _KEY = "pixdex.head"
 
 
-class Head(ABC):
+class Head(RowMap):
     """A learned map of vectors.
 
     Attributes:
@@ -38,23 +38,9 @@ class Head(ABC):
     kind: ClassVar[str]
     prefixes: tuple[int, ...]
 
-    @property
-    @abstractmethod
-    def in_dim(self) -> int:
-        """Width of what it takes."""
-
-    @property
-    @abstractmethod
-    def dim(self) -> int:
-        """Width of what it gives."""
-
     @abstractmethod
     def apply(self, vectors: Rows) -> Rows:
         """float32 ``[n, dim]``, of any length, of unit vectors float32 ``[n, in_dim]``."""
-
-    @abstractmethod
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """Its arrays by name."""
 
     @abstractmethod
     def _cut(self, dim: int) -> Head: ...
@@ -120,8 +106,22 @@ class Head(ABC):
             raise ConfigError(f"{file} is not a head: {error!r}") from error
 
 
+class _Weighted(Head):
+    """A head whose ``weight`` is ``[in_dim, dim]``."""
+
+    weight: Rows
+
+    @property
+    def in_dim(self) -> int:
+        return int(self.weight.shape[0])
+
+    @property
+    def dim(self) -> int:
+        return int(self.weight.shape[1])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class LinearHead(Head):
+class LinearHead(_Weighted):
     """``x @ weight + bias``.
 
     Attributes:
@@ -138,14 +138,6 @@ class LinearHead(Head):
     def __post_init__(self) -> None:
         _check(self.tensors(), {"weight": ("in", "out"), "bias": ("out",)})
 
-    @property
-    def in_dim(self) -> int:
-        return int(self.weight.shape[0])
-
-    @property
-    def dim(self) -> int:
-        return int(self.weight.shape[1])
-
     def apply(self, vectors: Rows) -> Rows:
         mapped: Rows = np.add(vectors @ self.weight, self.bias, dtype=np.float32)
         return mapped
@@ -158,7 +150,7 @@ class LinearHead(Head):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MLPHead(Head):
+class MLPHead(_Weighted):
     """A linear map with a correction that is none: ``x @ weight + bias + gelu(x @ inner + inner_bias) @ outer``.
 
     Training starts with ``outer`` at zero, as the linear map alone. GELU is its usual tanh approximation (Hendrycks,
@@ -184,14 +176,6 @@ class MLPHead(Head):
     def __post_init__(self) -> None:
         shapes = {"weight": ("in", "out"), "bias": ("out",), "inner": ("in", "h"), "inner_bias": ("h",)}
         _check(self.tensors(), {**shapes, "outer": ("h", "out")})
-
-    @property
-    def in_dim(self) -> int:
-        return int(self.weight.shape[0])
-
-    @property
-    def dim(self) -> int:
-        return int(self.weight.shape[1])
 
     def apply(self, vectors: Rows) -> Rows:
         hidden = vectors @ self.inner + self.inner_bias

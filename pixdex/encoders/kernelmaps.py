@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pixdex.encoders._named import Named
 from pixdex.errors import ConfigError
 
-__all__ = ["ChiSquare", "FeatureMap", "Kernel", "Landmarks", "Sketch", "Waves", "kernel_of"]
+__all__ = ["ChiSquare", "FeatureMap", "Kernel", "Landmarks", "RowMap", "Sketch", "Waves", "kernel_of"]
 
 Rows = NDArray[np.float32]
 _BLOCK = 1024
@@ -54,10 +54,8 @@ def kernel_of(
     return np.asarray(np.exp(-gamma * np.maximum(squares, 0)))
 
 
-class FeatureMap(ABC):
-    """A map whose dot products stand for a kernel; deterministic once fitted."""
-
-    form: ClassVar[str]
+class RowMap(ABC):
+    """What makes rows of one width rows of another, by arrays of its own."""
 
     @property
     @abstractmethod
@@ -74,12 +72,18 @@ class FeatureMap(ABC):
         """float32 ``[n, dim]`` of ``[n, in_dim]``."""
 
     @abstractmethod
-    def values(self) -> dict[str, Any]:
-        """Its numbers, as a JSON object; ``made`` reads them."""
-
-    @abstractmethod
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Its arrays by name."""
+
+
+class FeatureMap(RowMap):
+    """A map whose dot products stand for a kernel; deterministic once fitted."""
+
+    form: ClassVar[str]
+
+    @abstractmethod
+    def values(self) -> dict[str, Any]:
+        """Its numbers, as a JSON object; ``made`` reads them."""
 
     @staticmethod
     def made(values: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> FeatureMap:

@@ -62,7 +62,7 @@ def paired(a: ArrayLike, b: ArrayLike, *, rounds: int = 1000, seed: int = 0) -> 
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
-        raise ConfigError(f"a paired comparison is of the same queries: {len(first)} and {len(second)} values")
+        raise ConfigError(f"a paired comparison is of the same queries: {first.size} and {second.size} values")
     return _drawn(_measured(first - second), rounds, seed)
 
 

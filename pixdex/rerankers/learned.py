@@ -11,6 +11,7 @@ import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pixdex.rerankers.maxsim import unpacked
 from pixdex.rerankers.port import Candidate, Query
 from pixdex.types import Fingerprint, TokenSpec
 
-__all__ = ["CONFIG_FILE", "LOOKS", "SCORES", "Learned", "Shipped", "graphs_digest", "shipped"]
+__all__ = ["CONFIG_FILE", "LOOKS", "SCORES", "Learned", "Shipped", "graphs_digest", "load", "shipped"]
 
 CONFIG_FILE = "reranker.json"
 SCORES, LOOKS = "scores.onnx", "looks.onnx"
@@ -43,7 +44,6 @@ class _About:
     kind: str
     name: str
     dim: int
-    dtype: str
     fingerprints: tuple[Fingerprint, ...]
     digest: str
     trained: Mapping[str, Any]
@@ -58,7 +58,6 @@ class _About:
                 kind=values["kind"],
                 name=values["name"],
                 dim=int(values["tokens"]["dim"]),
-                dtype=values["tokens"]["dtype"],
                 fingerprints=tuple(Fingerprint(**each) for each in values["fingerprints"]),
                 digest=values["digest"],
                 trained=values.get("trained", {}),
@@ -149,7 +148,7 @@ class Learned:
         Raises:
             ConfigError: one of them has no tokens, or they are of another width.
         """
-        if query.tokens is None or candidate.tokens is None:
+        if any(tokens is None or not len(tokens) for tokens in (query.tokens, candidate.tokens)):
             raise ConfigError("correspondences take tokens of both pictures")
         one, other = self._tokens(query.tokens, "the query"), self._tokens(candidate.tokens, repr(candidate.id))
         feed = {"query": one[None], "candidates": other[None, None]}
@@ -198,7 +197,7 @@ class Shipped:
         known = [about for about in map(_About.read, shipped(self.name).values()) if about.name == self.name]
         for about in known:
             if any(each.digest == tokens.fingerprint.digest for each in about.fingerprints):
-                self._found = Learned(about.folder, self.name)
+                self._found = _brought(about.folder, self.name)
                 return
         encoders = ", ".join(sorted({about.encoders for about in known})) or "no encoder"
         raise FingerprintMismatch(
@@ -238,6 +237,12 @@ def load(kind: str, rest: str) -> Learned | Shipped:
     folder = known.get(rest, Path(rest).expanduser())
     if not (folder / CONFIG_FILE).is_file():
         raise ConfigError(f"{kind}:{rest}: no such folder of a reranker; pixdex brings {', '.join(known) or 'none'}")
+    return Learned(folder, kind)
+
+
+@lru_cache(maxsize=8)
+def _brought(folder: Path, kind: str) -> Learned:
+    """One that comes with pixdex: started once, since every search asks for it anew, and starting costs as much as a search."""
     return Learned(folder, kind)
 
 

@@ -164,6 +164,8 @@ def test_the_first_values_of_a_saved_encoder(frozen: ComposedEncoder, tmp_path: 
     assert cut.fingerprint.digest != whole.fingerprint.digest
     again = encoders.load(cut.reference)
     assert again.fingerprint.digest == cut.fingerprint.digest
+    shorter = cut.first(4)
+    assert encoders.load(shorter.reference).fingerprint.digest == shorter.fingerprint.digest
     with pytest.raises(ConfigError, match="4, 8, 12"):
         encoders.load(f"{tmp_path / 'saved'}?dim=7")
 

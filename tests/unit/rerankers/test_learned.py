@@ -74,6 +74,7 @@ def test_what_has_no_tokens_has_no_score(kind: str, folders: dict[str, Path]) ->
     candidates = [Candidate("a", 0.5), Candidate("b", 0.5, tokens(rng, 3)), Candidate("c", 0.5, tokens(rng, 0))]
     assert np.isnan(reranker.rerank(Query(VECTOR, tokens(rng, 4)), candidates)).tolist() == [True, False, True]
     assert np.isnan(reranker.rerank(Query(VECTOR), candidates)).all()
+    assert np.isnan(reranker.rerank(Query(VECTOR, tokens(rng, 0)), candidates)).all()
     assert reranker.rerank(Query(VECTOR, tokens(rng, 4)), []).shape == (0,)
 
 
@@ -113,6 +114,10 @@ def test_correspondences_find_the_tokens_again(kind: str, folders: dict[str, Pat
         assert looks.argmax(axis=1).tolist() == [4, 3, 2, 1, 0]
     with pytest.raises(ConfigError, match="both pictures"):
         reranker.correspondences(Query(VECTOR), Candidate("", 0.1, shared))
+    with pytest.raises(ConfigError, match="both pictures"):
+        reranker.correspondences(Query(VECTOR, shared), Candidate("", 0.1, tokens(rng, 0)))
+    with pytest.raises(ConfigError, match="both pictures"):
+        reranker.correspondences(Query(VECTOR, tokens(rng, 0)), Candidate("", 0.1, shared))
 
 
 def test_tokens_of_another_encoder_are_refused_by_name(folders: dict[str, Path]) -> None:
@@ -174,6 +179,11 @@ def test_the_one_that_comes_with_pixdex_is_found_by_the_tokens(
         reranker.check(spec("other", digest="2" * 8))
     reranker.check(spec())
     assert reranker.rerank(query, candidates) == Learned(folders[kind], kind).rerank(query, candidates)
+    started: list[Path] = []
+    monkeypatch.setattr("pixdex.rerankers.learned._started", started.append)
+    for each in (reranker, rerankers.load(kind)):  # as every search does
+        each.check(spec())
+    assert not started
 
 
 def test_those_that_come_with_pixdex_load_and_are_small() -> None:
