@@ -13,7 +13,13 @@ TEACHER ?= ../shared/models/mobilenet-v2-backbone
 VIT ?= ../shared/models/vit-tiny-16-224
 SECONDS ?= 420
 
-.PHONY: demo mini rerankers test test-long test-milvus-server test-containers lint types check setup bench up down docs clean
+.PHONY: demo mini rerankers learned-from test test-long test-milvus-server test-containers lint types check setup bench up down docs clean
+
+# Before anything is set up: what is trained with is not part of the checkout.
+LEARNS_FROM = PICTURES TEACHER
+learned-from:
+	@$(foreach name,$(LEARNS_FROM),test -d '$($(name))' || { \
+		echo 'no folder $($(name)): give one, make $(MAKECMDGOALS) $(LEARNS_FROM:%=%=FOLDER), see pixdex/encoders/mini/MODEL_CARD.md'; exit 1; };)
 
 # The core alone, without torch, and the packages that the photographs come with.
 demo: $(DEMO_VENV)/ready
@@ -21,7 +27,7 @@ demo: $(DEMO_VENV)/ready
 
 # Trains the encoder that is brought along and puts it in place of the one that is there: pixdex/encoders/mini/MODEL_CARD.md.
 # A GPU that torch finds is used; on a processor SECONDS=36000 is about right. Stopped, the same command goes on.
-mini: setup
+mini: learned-from setup
 	$(BIN)/python -m pixdex.training.mini --pictures $(PICTURES) --teacher $(TEACHER) --seconds $(SECONDS) --into pixdex/encoders/mini
 
 # Trains the rerankers that are brought along and puts them in place of those that are there: pixdex/rerankers/data/MODEL_CARD.md.
@@ -29,7 +35,8 @@ mini: setup
 # Stopped, the same command goes on.
 RERANKERS = cross-vit-tiny-16-224 transport-vit-tiny-16-224 cross-classes-vit-tiny-16-224 cross-mini transport-mini
 rerankers: SECONDS = 60
-rerankers: $(RERANKERS:%=rerankers-out/%)
+rerankers: LEARNS_FROM = PICTURES VIT
+rerankers: learned-from $(RERANKERS:%=rerankers-out/%)
 	for name in $(RERANKERS); do \
 		rm -rf pixdex/rerankers/data/$$name && mv rerankers-out/$$name pixdex/rerankers/data/ || exit 1; done
 	rm -rf rerankers-out
@@ -37,12 +44,12 @@ rerankers: $(RERANKERS:%=rerankers-out/%)
 # One after another, as those of one encoder share the views. An old make takes the first pattern that fits.
 RERANK = $(BIN)/python -m pixdex.training.rerankers --pictures $(PICTURES) --seconds $(SECONDS) --output $@ \
 	--encoder $(if $(filter mini,$*),mini,hf:$(VIT)) --bank rerankers-out/views-$*
-rerankers-out/cross-classes-%: | setup rerankers-out/transport-%
+rerankers-out/cross-classes-%: | learned-from setup rerankers-out/transport-%
 	$(RERANK) --kind cross --labels
-rerankers-out/cross-%: | setup
+rerankers-out/cross-%: | learned-from setup
 	$(RERANK) --kind cross
 # That of `mini` goes on from the weights of the other.
-rerankers-out/transport-%: | setup rerankers-out/cross-%
+rerankers-out/transport-%: | learned-from setup rerankers-out/cross-%
 	$(RERANK) --kind transport $(if $(filter mini,$*),--start rerankers-out/transport-vit-tiny-16-224)
 rerankers-out/transport-mini: | rerankers-out/transport-vit-tiny-16-224
 

@@ -1,18 +1,21 @@
-"""What the benchmarks of fine-tuning and adaptation share: the pictures, what encoders find among unseen classes, tables."""
+"""What the benchmarks of fine-tuning and adaptation share: options, the pictures, encoders, what they find, tables."""
 
 from __future__ import annotations
 
+import argparse
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
-from benchmarks import table
+from benchmarks import report, table
 from pixdex import encoders
 from pixdex.encoders._digest import digest_of
 from pixdex.encoders.compose import ComposedEncoder
@@ -20,13 +23,100 @@ from pixdex.encoders.images import decode
 from pixdex.encoders.runtimes.port import threads
 from pixdex.evaluation import interval, measure, paired
 
-__all__ = ["DATA", "METRICS", "cpu_seconds", "found", "from_weights", "labelled_part", "shown", "vectors_of"]
+__all__ = [
+    "DATA",
+    "SET",
+    "compared",
+    "cpu_seconds",
+    "labelled_part",
+    "made_by",
+    "measured",
+    "names_of",
+    "options_of",
+    "reference",
+]
 
 DATA = {"grocery_store": "zero_shot_split", "caltech101": "split"}
 """Which column says what is trained on; the classes of ``test`` are others."""
+SET = "grocery_store"
+"""What is trained on."""
+MODEL = "vit-tiny-16-224"
 METRICS = ("map@r", "recall@1", "map")
 _QUICK = 10, 3
 """Classes, and pictures of each, of a quick run."""
+
+
+def options_of(about: str | None, names: str) -> argparse.Namespace:
+    """The options of the command line; ``names`` says what ``--only`` takes."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
+    parser.add_argument("--quick", action="store_true", help="a few pictures and steps; figures mean nothing")
+    parser.add_argument("--shared", type=Path, default=Path(__file__).parents[2] / "shared")
+    parser.add_argument("--work", type=Path, help="keep encoders and vectors here, and go on from what is there")
+    parser.add_argument("--only", nargs="*", help=f"of {names}; default: all")
+    parser.add_argument("--weights", nargs="*", default=[], metavar="NAME=FILE", help="trunks trained elsewhere")
+    return parser.parse_args()
+
+
+def measured(
+    name: str, options: argparse.Namespace, run: Callable[[argparse.Namespace, Path], dict[str, Any]]
+) -> dict[str, Any] | None:
+    """What ``run`` finds, working in a folder; None, and said so, where there are no pictures."""
+    if not options.shared.is_dir():
+        print(f"skipped: no pictures in {options.shared}")
+        report(name, {"skipped": "no pictures"}, {}, as_json=options.json)
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        work = options.work or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
+        return run(options, work)
+
+
+def names_of(options: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """Those that are asked for, and ``gpu`` where there is one."""
+    import torch
+
+    every = [*names, *(["gpu"] if torch.cuda.is_available() else [])]
+    return [name for name in every if options.only is None or name in options.only]
+
+
+def reference(options: argparse.Namespace) -> str:
+    """Of the frozen encoder."""
+    return f"hf:{options.shared / 'models' / MODEL}?runtime=torch"
+
+
+def made_by(
+    train: Callable[[str, Path], dict[str, Any]], names: Iterable[str], options: argparse.Namespace, work: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Encoders by name, and what they cost: the frozen one, those that ``train(name, folder)`` makes, unless they are there
+    already, and those of weights that were trained elsewhere.
+    """
+    base: Any = encoders.load(reference(options))
+    made: dict[str, Any] = {"frozen": base}
+    costs: dict[str, Any] = {}
+    for name in names:
+        folder = work / name.replace(" ", "-")
+        note = work / f"{folder.name}.json"
+        if not (folder / "pixdex.json").is_file():
+            note.write_bytes(orjson.dumps(train(name, folder)))
+        made[name] = encoders.load(f"{folder}?runtime=torch")
+        costs[name] = orjson.loads(note.read_bytes()) if note.is_file() else {}
+    for pair in options.weights:
+        name, _, file = pair.partition("=")
+        made[name], words = from_weights(base, Path(file), work / f"weights-{name.replace(' ', '-')}")
+        costs[name] = {"elsewhere": orjson.loads(words.get("report", "{}")).get("runs", [])[-1:]}
+    return made, costs
+
+
+def compared(made: Mapping[str, Any], data: str, options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """What encoders find among the test classes of a data set, printed too."""
+    test = labelled_part(options.shared, data, "test", quick=options.quick)
+    results = found(
+        {name: vectors_of(encoder, test, work / "vectors") for name, encoder in made.items()}, test.labels, "frozen"
+    )
+    print(f"\n{data}, {len(test)} pictures of {len(test.names)} unseen classes")
+    shown(results)
+    return results
 
 
 def labelled_part(shared: Path, name: str, part: str, *, quick: bool = False) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,9 +103,7 @@ def finetune(
     )
     pace = _pace(steps, minutes, warmup, average, clip, device, seed)
     given = labelled(source, label=label, column=column, where=where)
-    with stopping(_what_stays(output)), _followed() as (follow, count):
-        tuned = train(given, output, encoder=encoder, recipe=recipe, pace=pace, follow=follow, count=count)
-    _show(tuned, as_json=json)
+    _told(partial(train, given, output, encoder=encoder, recipe=recipe, pace=pace), output, as_json=json)
 
 
 def ssl(
@@ -155,18 +153,8 @@ def ssl(
     )
     pace = _pace(steps, minutes, warmup, average, clip, device, seed)
     judges = None if validate is None else labelled(validate, label=label)
-    with stopping(_what_stays(output)), _followed() as (follow, count):
-        tuned = adapt(
-            source,
-            output,
-            encoder=encoder,
-            adaptation=adaptation,
-            pace=pace,
-            validation=judges,
-            follow=follow,
-            count=count,
-        )
-    _show(tuned, as_json=json)
+    train = partial(adapt, source, output, encoder=encoder, adaptation=adaptation, pace=pace, validation=judges)
+    _told(train, output, as_json=json)
 
 
 def _pace(
@@ -178,17 +166,14 @@ def _pace(
     return Pace(steps=steps, seconds=seconds, warmup=warmup, average=average, clip=clip, device=device, seed=seed)
 
 
-def _what_stays(output: Path) -> str:
-    return f"what was learned stays in {output}.partial, run the same again to go on"
-
-
-@contextmanager
-def _followed() -> Iterator[Any]:
-    """What hears of a run, and of the decoding before it."""
+def _told(train: Callable[..., Tuned], output: Path, *, as_json: bool) -> None:
+    """Train, with bars for the decoding and the run, and say what came of it."""
     from pixdex._progress import steps
 
-    with steps() as bar:
-        yield _follower(bar), bar.count
+    what_stays = f"what was learned stays in {output}.partial, run the same again to go on"
+    with stopping(what_stays), steps() as bar:
+        tuned = train(follow=_follower(bar), count=bar.count)
+    _show(tuned, as_json=as_json)
 
 
 def _follower(bar: Steps) -> Any:

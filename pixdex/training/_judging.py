@@ -17,7 +17,7 @@ from pixdex.training import lora
 from pixdex.training._loop import Outcome
 from pixdex.training._network import Embedder, mixed
 from pixdex.training.data import Labelled
-from pixdex.training.report import Comparison, page, sheets
+from pixdex.training.report import compared, page, sheets
 
 __all__ = ["FROZEN", "METRICS", "Judge", "Judged", "Selection", "facts", "page_of", "selected"]
 
@@ -131,14 +131,6 @@ def page_of(title: str, selection: Selection, outcome: Outcome, judge: Judge, no
     frozen, best = selection.frozen, selection.best
     if frozen is None or best is None:
         raise ValueError("nothing judged")
-    metrics = {
-        name: Comparison(
-            frozen=interval(frozen.values[name]),
-            head=interval(best.values[name]),
-            gain=paired(best.values[name], frozen.values[name]),
-        )
-        for name in METRICS
-    }
     curves = {
         "loss, by round": {"training": [math.nan if row["loss"] is None else row["loss"] for row in outcome.history]},
         f"{METRICS[0]}, by round": {
@@ -150,7 +142,7 @@ def page_of(title: str, selection: Selection, outcome: Outcome, judge: Judge, no
     return page(
         title,
         [note],
-        metrics,
+        compared(frozen.values, best.values, METRICS),
         curves,
         [(row["name"], {name: row[name]["mean"] for name in METRICS}, row["chosen"]) for row in selection.candidates],
         sheets(unit(frozen.vectors), unit(best.vectors), judge.labels, gains, seed),

@@ -27,6 +27,8 @@ from pixdex.training._device import autocast
 
 __all__ = [
     "Embedder",
+    "Learning",
+    "begun",
     "choose",
     "depths",
     "encoder_of",
@@ -122,6 +124,34 @@ class Embedder(nn.Module):
         # transformers 5.2x gave it another name.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+
+
+class Learning(nn.Module):
+    """All that learns: a network, and what a loss has of its own. In its state they are ``net.`` and ``own.``."""
+
+    def __init__(self, net: Embedder, own: Any) -> None:
+        super().__init__()
+        self.net = net
+        self.own = own
+
+
+def begun(
+    encoder: ComposedEncoder, what: str, *, seed: int, keep: bool, checkpointing: bool, device: torch.device
+) -> tuple[Embedder, dict[str, Tensor], Embedder | None]:
+    """The network to train, with gradients for ``what`` (see ``choose``), the state that it starts from, on the device, and
+    the frozen one where vectors are to ``keep`` near its own.
+
+    Raises:
+        ConfigError: nothing of that name can be trained, or activations cannot be done without.
+    """
+    torch.manual_seed(seed)
+    net = Embedder(encoder)
+    start = {name: tensor.to(device, copy=True) for name, tensor in net.state_dict().items()}
+    frozen = frozen_twin(net, device) if keep else None
+    choose(net, what)
+    if checkpointing:
+        net.save_memory()
+    return net, start, frozen
 
 
 def frozen_twin(network: Embedder, device: torch.device) -> Embedder:

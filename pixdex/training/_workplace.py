@@ -14,7 +14,7 @@ import orjson
 from pixdex.encoders.compose import ComposedEncoder
 from pixdex.errors import AlreadyExists, ConfigError
 
-__all__ = ["PAGE", "REPORT", "partial_of", "put", "workplace"]
+__all__ = ["PAGE", "REPORT", "partial_of", "place", "put", "workplace"]
 
 PAGE = "report.html"
 REPORT = "report.json"
@@ -58,6 +58,11 @@ def put(encoder: ComposedEncoder, report: Mapping[str, Any], page: str | None, t
     (made / REPORT).write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
     if page is not None:
         (made / PAGE).write_text(page, encoding="utf-8")
-    if target.is_dir():  # empty
+    place(made, target)
+
+
+def place(made: Path, target: Path) -> None:
+    """Put a finished folder where it belongs; what is there is an empty folder or nothing."""
+    if target.is_dir():
         target.rmdir()
     made.replace(target)

@@ -53,7 +53,7 @@ def distil(
     out.mkdir(parents=True, exist_ok=True)
     run = _Run(pictures, teacher, shapes, recipe, say)
     if state.exists():
-        run.restore(torch.load(state, map_location=pictures.pixels.device, weights_only=False))
+        run.restore(torch.load(state, map_location=pictures.pixels.device, weights_only=True))
         say(f"goes on after {run.spent:.0f} s")
     else:
         run.prepare()

@@ -1,9 +1,8 @@
 """Fine-tuning: the network of an encoder itself is trained on pictures with classes, on a GPU or without.
 
-A small network gains more in a few minutes of a processor than from a head on its frozen features
-(``benchmarks.finetune``); a larger one needs a GPU, and a head is what a processor can do for it. Whatever is trained is
-judged on classes that it was not trained on, and the frozen encoder is always among the candidates, so that the result is
-never worse than it there.
+A small network can be trained in minutes on a processor (``benchmarks.finetune`` says what it gains, and a head beside it);
+a larger one needs a GPU, and a head is what a processor can do for it. Whatever is trained is judged on classes that it was
+not trained on, and the frozen encoder is always among the candidates, so that the result is never worse than it there.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from pixdex.encoders._digest import digest_of, tensors_digest
 from pixdex.encoders.compose import ComposedEncoder
@@ -28,7 +27,7 @@ from pixdex.training._batches import Batches, generator_of
 from pixdex.training._device import device_named
 from pixdex.training._judging import Judge, facts, page_of, selected
 from pixdex.training._loop import Follow, Pace, run
-from pixdex.training._network import Embedder, choose, encoder_of, frozen_twin, groups, loaded, mixed, trainable_encoder
+from pixdex.training._network import Learning, begun, encoder_of, groups, loaded, mixed, trainable_encoder
 from pixdex.training._pictures import Count, Held, hold, larger, named_count
 from pixdex.training._workplace import put, workplace
 from pixdex.training.augment import Augmentation
@@ -36,6 +35,18 @@ from pixdex.training.data import Labelled, labelled, split_classes
 from pixdex.training.sampling import PxK
 
 __all__ = ["Recipe", "Tuned", "finetune"]
+
+
+def check_numbers(options: object, *, above: Sequence[str], least: Sequence[str]) -> None:
+    """See that options, by their names, are ``above`` 0, or 0 at the ``least``.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name in (*above, *least):
+        value = getattr(options, name)
+        if not (value > 0 if name in above else value >= 0):
+            raise ConfigError(f"{name}={value}: {'more than 0' if name in above else '0 or more'}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +96,11 @@ class Recipe:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("rate", "layer_decay", "head_rate", "proxy_rate"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)}: more than 0")
-        for name in ("weight_decay", "towards_start", "spread", "keep"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name}={getattr(self, name)}: 0 or more")
+        check_numbers(
+            self,
+            above=("rate", "layer_decay", "head_rate", "proxy_rate"),
+            least=("weight_decay", "towards_start", "spread", "keep"),
+        )
         if not self.mixes or not all(0 < mix <= 1 for mix in self.mixes):
             raise ConfigError(f"mixes={self.mixes}: shares above 0, at most 1")
 
@@ -151,9 +161,21 @@ def finetune(
             }
         )
         made, report, page = _trained(chosen, given, recipe, pace, work, key, follow, count)
-        tuned = encoder_of(chosen, made, name=target.name, reference=str(target.resolve()), work=work)
-        report = {**report, "fingerprint": tuned.fingerprint.digest}
-        put(tuned, report, page, target, work)
+        return finished(chosen, made, report, page, target, work)
+
+
+def finished(
+    encoder: ComposedEncoder,
+    made: Mapping[str, Tensor],
+    report: Mapping[str, Any],
+    page: str | None,
+    target: Path,
+    work: Path,
+) -> Tuned:
+    """The encoder with the weights of a trained ``Embedder``, saved with its report, and a page of it if there is one."""
+    tuned = encoder_of(encoder, made, name=target.name, reference=str(target.resolve()), work=work)
+    report = {**report, "fingerprint": tuned.fingerprint.digest}
+    put(tuned, report, page, target, work)
     return Tuned(encoder=tuned, folder=target, report=report)
 
 
@@ -170,16 +192,22 @@ def _trained(
     """The state of the chosen embedder, the report, and a page of it where something judged."""
     device = device_named(pace.device)
     preprocess = trainable_encoder(encoder).preprocess
+    losses.needs_pairs(recipe.loss)  # a wrong name shows before anything is decoded, and what cannot be trained
+    augmentation_of(recipe.augmentation, preprocess.size)
+    begun(
+        encoder, recipe.what, seed=pace.seed, keep=False, checkpointing=recipe.checkpointing, device=torch.device("cpu")
+    )
     trains, validates = np.arange(len(given)), np.empty(0, dtype=np.int64)
     if recipe.validation:
         trains, validates = split_classes(given.labels, recipe.validation, pace.seed)
     used = np.arange(len(given)) if recipe.retrain else trains
     views = _held(given, used, larger(preprocess), work, "pictures", count).placed(device)
     labels = given.labels[used[views.rows]]
-    judge = None
+    judge, unusable = None, views.unusable
     if len(validates):
         fitted = _held(given, validates, preprocess, work, "validation", count)
         judge = Judge(given.take(validates[fitted.rows]), fitted.placed(device).pixels)
+        unusable = tuple(dict.fromkeys((*unusable, *fitted.unusable)))  # to retrain, some are decoded twice
     rows = np.flatnonzero(np.isin(used[views.rows], trains))
     task = _Tuning(encoder, views, rows, labels, recipe, pace, judge, device)
     frozen = None if judge is None else judge(task.module.net)
@@ -192,7 +220,7 @@ def _trained(
         "pictures": len(given),
         "classes": len(given.names),
         "validation classes": [given.names[c] for c in np.unique(given.labels[validates])],
-        "unusable": [list(pair) for pair in views.unusable],
+        "unusable": [list(pair) for pair in unusable],
         "recipe": asdict(recipe),
         "pace": asdict(pace),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -233,17 +261,10 @@ def _inner(work: Path, name: str) -> Path:
 # --- the task --------------------------------------------------------------------------------------
 
 
-class _Modules(nn.Module):
-    def __init__(self, net: Embedder, loss: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        self.loss = loss
-
-
 class _Tuning:
     """A ``Task``."""
 
-    lasting: Sequence[str] = ("loss.",)
+    lasting: Sequence[str] = ("own.",)
     averaged = "net."
 
     def __init__(
@@ -259,16 +280,17 @@ class _Tuning:
     ) -> None:
         """``labels`` are those of all views, ``rows`` which of them train."""
         self._recipe, self._pace, self._judge, self._device = recipe, pace, judge, device
-        torch.manual_seed(pace.seed)
-        net = Embedder(encoder)
-        self.start = {name: tensor.to(device, copy=True) for name, tensor in net.state_dict().items()}
-        self._frozen = frozen_twin(net, device) if recipe.keep else None
-        choose(net, recipe.what)
-        if recipe.checkpointing:
-            net.save_memory()
+        net, self.start, self._frozen = begun(
+            encoder,
+            recipe.what,
+            seed=pace.seed,
+            keep=recipe.keep > 0,
+            checkpointing=recipe.checkpointing,
+            device=device,
+        )
         _, numbered = np.unique(labels[rows], return_inverse=True)
         loss = losses.named(recipe.loss, dim=net.dim, classes=int(numbered.max()) + 1)
-        self.module = _Modules(net, loss).to(device).train()
+        self.module = Learning(net, loss).to(device).train()
         self.trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
         self._pixels = views.pixels
         self._rows = rows
@@ -282,7 +304,7 @@ class _Tuning:
         ]
 
     def groups(self) -> list[dict[str, Any]]:
-        proxies = list(self.module.loss.parameters())
+        proxies = list(self.module.own.parameters())
         mine = [{"params": proxies, "lr": self._recipe.proxy_rate, "weight_decay": 0.0}] if proxies else []
         return [*self._network_groups(), *mine]
 
@@ -303,7 +325,7 @@ class _Tuning:
         views = self._augment(pictures, generator_of(self._pace.seed, step))
         pooled = self.module.net.pooled(views)
         vectors = self.module.net.headed(pooled)
-        value: Tensor = self.module.loss(vectors, self._labels[torch.from_numpy(batch).to(self._device)])
+        value: Tensor = self.module.own(vectors, self._labels[torch.from_numpy(batch).to(self._device)])
         if self._recipe.spread:
             value = value + self._recipe.spread * koleo(vectors)
         if self._frozen is not None:

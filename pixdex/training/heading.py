@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -25,7 +26,6 @@ from pixdex.encoders.kernelmaps import FeatureMap
 from pixdex.encoders.runtimes.network import GraphNetwork
 from pixdex.encoders.tokens import unit
 from pixdex.errors import AlreadyExists, ConfigError
-from pixdex.evaluation import interval, paired
 from pixdex.fields import IMAGE
 from pixdex.filters import parse
 from pixdex.pictures import Item, Refused
@@ -37,7 +37,7 @@ from pixdex.training.data import LABEL, Labelled, labelled, numbered
 from pixdex.training.features import FeatureSet, encoded, widened
 from pixdex.training.fitting import Recipe
 from pixdex.training.kernels import fit_map
-from pixdex.training.report import Comparison, page, sheets
+from pixdex.training.report import Comparison, compared, page, sheets
 from pixdex.types import Want
 
 if TYPE_CHECKING:
@@ -202,10 +202,8 @@ def train_head(
     if scheme_of(str(source)) not in (None, "file"):
         base, used, features = _from_collection(str(source), encoder, label, where)
     else:
-        base, used, features = _from_pictures(
-            labelled(source, label=label, column=column, where=where),
-            encoder,
-            widen=widen,
+        encode = partial(
+            encoded,
             mirrored=mirrored,
             cache=cache,
             decoding=decoding,
@@ -213,6 +211,8 @@ def train_head(
             patience=patience,
             progress=progress,
         )
+        data = labelled(source, label=label, column=column, where=where)
+        base, used, features = _from_pictures(data, encoder, encode, widen=widen)
     encoded_at = _cpu_seconds()
     before = _kernel(head, features, chosen_recipe)
     with steps() if progress is None else nullcontext(Steps()) as bars:
@@ -237,7 +237,7 @@ def train_head(
     trained = TrainedHead(
         encoder=result,
         chosen=found.candidate.name,
-        metrics=_compared(found),
+        metrics=compared(found.frozen, found.after, METRICS),
         candidates={one.name: dict(one.metrics) for one in found.candidates},
         classes=(len(np.unique(features.data.labels)), len(np.unique(features.data.labels[turn.rows]))),
         pictures=len(features.data),
@@ -254,33 +254,13 @@ def train_head(
 
 
 def _from_pictures(
-    data: Labelled,
-    encoder: Encoder | str | None,
-    *,
-    widen: bool,
-    mirrored: bool,
-    cache: str | os.PathLike[str] | None,
-    decoding: Decoding,
-    workers: int | None,
-    patience: float,
-    progress: Progress | bool | None,
+    data: Labelled, encoder: Encoder | str | None, encode: Callable[..., FeatureSet], *, widen: bool
 ) -> tuple[ComposedEncoder, ComposedEncoder, FeatureSet]:
     if encoder is None:
         raise ConfigError("say which encoder a head is for: encoder= (--encoder), such as hf:FOLDER")
     loaded = encoders.load(encoder) if isinstance(encoder, str) else encoder
     base, used = widened(loaded, widen=False), widened(loaded, widen=widen)
-    features = encoded(
-        data,
-        used,
-        base=base.dim,
-        mirrored=mirrored,
-        cache=cache,
-        decoding=decoding,
-        workers=workers,
-        patience=patience,
-        progress=progress,
-    )
-    return base, used, features
+    return base, used, encode(data, used, base=base.dim)
 
 
 def _from_collection(
@@ -339,17 +319,6 @@ def _kernel(head: HeadKind, features: FeatureSet, recipe: Recipe) -> FeatureMap 
 
 
 # --- what is told --------------------------------------------------------------------------------------------------
-
-
-def _compared(found: Chosen) -> dict[str, Comparison]:
-    return {
-        name: Comparison(
-            frozen=interval(found.frozen[name]),
-            head=interval(found.after[name]),
-            gain=paired(found.after[name], found.frozen[name]),
-        )
-        for name in METRICS
-    }
 
 
 def _curves(found: Chosen) -> dict[str, dict[str, list[float]]]:

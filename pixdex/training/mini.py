@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from pixdex.errors import ConfigError, PixdexError
 from pixdex.training.distil import distil
 from pixdex.training.networks import MiniNet, MiniShape, folded
 from pixdex.training.recipes import Pictures, Recipe
@@ -50,22 +51,37 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=Recipe().batch)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    try:
+        return _make(options)
+    except KeyboardInterrupt:
+        _say(f"stopped: the same command goes on from {options.work}")
+        return 130
+    except PixdexError as error:
+        _say(f"error: {error}")
+        return 1
+
+
+def _make(options: argparse.Namespace) -> int:
+    if not (options.teacher / "config.json").is_file():
+        raise ConfigError(
+            f"{options.teacher} holds no weights of MobileNetV2: --teacher (make TEACHER=FOLDER) names them"
+        )
     pictures = gathered(options.pictures).to(torch.device(options.device))
     recipe = Recipe(seconds=options.seconds, batch=options.batch)
     shapes = {"mini": MiniShape()}
     teacher = Teacher.load(options.teacher)
-    try:
-        distil(pictures, teacher, shapes, recipe, out=options.work, state=options.work / "state.pt", say=_say)
-    except KeyboardInterrupt:
-        _say(f"stopped: the same command goes on from {options.work}")
-        return 130
+    distil(pictures, teacher, shapes, recipe, out=options.work, state=options.work / "state.pt", say=_say)
     if options.into is not None:
         write(options.work / "mini.pt", options.into)
     return 0
 
 
 def gathered(folder: Path) -> Pictures:
-    """All that is learned from, in the order of the files; of each data set the last classes of a seeded order are held."""
+    """All that is learned from, in the order of the files; of each data set the last classes of a seeded order are held.
+
+    Raises:
+        ConfigError: a set is missing.
+    """
     rows = list(_rows(folder))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pixels = np.stack(list(pool.map(lambda row: _pixels(row[0]), rows)))
@@ -95,6 +111,11 @@ def _rows(folder: Path) -> Iterator[tuple[Path, str, str]]:
 
 
 def _table(folder: Path) -> list[dict[str, str]]:
+    if not (folder / "labels.csv").is_file():
+        raise ConfigError(
+            f"{folder} holds no labels.csv: --pictures (make PICTURES=FOLDER) names the folder with "
+            f"{', '.join((*SETS, *LEFT_OUT))}"
+        )
     with (folder / "labels.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -215,7 +236,6 @@ def _strip(model: Any) -> None:
 def _check(network: MiniNet, trunk: Any, size: tuple[int, int]) -> None:
     from pixdex.encoders.runtimes.probes import probes
     from pixdex.encoders.tokens import unit
-    from pixdex.errors import ConfigError
 
     pictures = probes(size, 4)
     with torch.no_grad():

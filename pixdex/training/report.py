@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from pixdex.encoders.images import thumbnail_jpeg
 from pixdex.errors import InvalidImage
-from pixdex.evaluation import Interval
+from pixdex.evaluation import Interval, interval, paired
 from pixdex.pictures import Item, load_picture
 
-__all__ = ["Comparison", "Sheet", "page", "sheets"]
+__all__ = ["Comparison", "Sheet", "compared", "page", "sheets"]
 
 _THUMBNAIL = 128
 _NEIGHBOURS = 6
@@ -62,6 +62,18 @@ class Comparison:
             name: {"mean": value.mean, "low": value.low, "high": value.high}
             for name, value in (("frozen", self.frozen), ("head", self.head), ("gain", self.gain))
         }
+
+
+def compared(
+    before: Mapping[str, NDArray[np.float64]], after: Mapping[str, NDArray[np.float64]], names: Sequence[str]
+) -> dict[str, Comparison]:
+    """The metrics of these names, float64 ``[n]`` each: a value a query, the same ones before and after."""
+    return {
+        name: Comparison(
+            frozen=interval(before[name]), head=interval(after[name]), gain=paired(after[name], before[name])
+        )
+        for name in names
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from pixdex.encoders.tokens import Choice, Coding, Projection, fit_projection, u
 from pixdex.errors import ConfigError, PixdexError
 from pixdex.training._device import device_named
 from pixdex.training._loop import Pace
-from pixdex.training._workplace import partial_of, workplace
+from pixdex.training._workplace import partial_of, place, workplace
 from pixdex.training.data import split_classes
 from pixdex.training.mini import gathered
 from pixdex.training.pairfolder import read_net, save_reranker
@@ -116,9 +116,7 @@ def _make(options: argparse.Namespace, target: Path, work: Path) -> None:
     save_reranker(net, made_here, _specs(encoder), name=f"{kind}-classes" if options.labels else kind, trained=trained)
     if fitted:
         shutil.copyfile(folder / PROJECTION, made_here / PROJECTION)
-    if target.is_dir():  # empty
-        target.rmdir()
-    made_here.replace(target)
+    place(made_here, target)
     _say(f"{kind}:{target}: {trained['validation']}")
 
 

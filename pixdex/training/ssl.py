@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pixdex.encoders._digest import digest_of
 from pixdex.encoders.compose import ComposedEncoder
@@ -24,12 +24,12 @@ from pixdex.training._batches import Batches, generator_of
 from pixdex.training._device import device_named
 from pixdex.training._judging import Judge, facts, page_of, selected
 from pixdex.training._loop import Follow, Pace, run
-from pixdex.training._network import Embedder, choose, encoder_of, frozen_twin, groups, loaded, trainable_encoder
+from pixdex.training._network import Learning, begun, groups, loaded, trainable_encoder
 from pixdex.training._pictures import Count, Held, hold, larger, named_count
-from pixdex.training._workplace import put, workplace
+from pixdex.training._workplace import workplace
 from pixdex.training.augment import Augmentation
 from pixdex.training.data import Labelled, labelled
-from pixdex.training.finetune import Tuned, augmentation_of
+from pixdex.training.finetune import Tuned, augmentation_of, check_numbers, finished
 from pixdex.training.pretexts import PRETEXTS, Pretext, pretext_named
 from pixdex.training.sampling import Shuffled
 
@@ -65,6 +65,9 @@ class Adaptation:
     augmentation: Augmentation | None = None
     mixes: tuple[float, ...] = (0.5, 0.75, 1.0)
     checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        check_numbers(self, above=("batch", "rate", "layer_decay", "own_rate"), least=("weight_decay", "keep"))
 
 
 def adapt(
@@ -111,13 +114,11 @@ def adapt(
                 "encoder": chosen.fingerprint.digest,
                 "pictures": [item.label for item in items],
                 "validation": None if judges is None else [item.label for item in judges.items],
+                "classes": None if judges is None else judges.labels.tolist(),
             }
         )
         made, report, page = _adapted(chosen, items, adaptation, pace, judges, pretext, work, key, follow, count)
-        tuned = encoder_of(chosen, made, name=target.name, reference=str(target.resolve()), work=work)
-        report = {**report, "fingerprint": tuned.fingerprint.digest}
-        put(tuned, report, page, target, work)
-    return Tuned(encoder=tuned, folder=target, report=report)
+        return finished(chosen, made, report, page, target, work)
 
 
 def _items(pictures: Sequence[Item] | str | os.PathLike[str]) -> Sequence[Item]:
@@ -147,19 +148,32 @@ def _adapted(
     """The state of the chosen embedder, the report, and a page of it where something judged."""
     device = device_named(pace.device)
     preprocess = trainable_encoder(encoder).preprocess
+    augmentation_of(adaptation.augmentation, preprocess.size)  # what is wrong shows before anything is decoded
+    net, _, _ = begun(
+        encoder,
+        adaptation.what,
+        seed=pace.seed,
+        keep=False,
+        checkpointing=adaptation.checkpointing,
+        device=torch.device("cpu"),
+    )
+    if own is None:
+        pretext_named(adaptation.pretext, net)
     views = hold(items, larger(preprocess), work=work, name="train", count=named_count(count, "pictures"))
-    judge = None
+    judge, unusable = None, views.unusable
     if judges is not None:
         fitted = hold(judges.items, preprocess, work=work, name="val", count=named_count(count, "validation"))
         judge = Judge(judges.take(fitted.rows), fitted.placed(device).pixels)
+        unusable = (*unusable, *fitted.unusable)
     task = _Adapting(encoder, views.placed(device), adaptation, pace, judge, own, device)
     frozen = None if judge is None else judge(task.module.net)
     outcome = run(task, pace, work=work, key=key, follow=follow)
     selection = selected(task.module.net, task.start, outcome, frozen, judge, adaptation.mixes)
+    pretext = adaptation.pretext if own is None else type(own).__name__
     page = None
     if judge is not None:
         note = (
-            f"{encoder.name} ({adaptation.what}) adapted by {adaptation.pretext} for {outcome.step} steps on {len(items)} "
+            f"{encoder.name} ({adaptation.what}) adapted by {pretext} for {outcome.step} steps on {len(items)} "
             "pictures without labels; labelled ones judge."
         )
         page = page_of(f"{encoder.name}, adapted", selection, outcome, judge, note, pace.seed)
@@ -167,7 +181,8 @@ def _adapted(
         "pixdex": "ssl",
         "encoder": encoder.reference,
         "pictures": len(items),
-        "unusable": [list(pair) for pair in views.unusable],
+        "unusable": [list(pair) for pair in unusable],
+        "pretext": pretext,
         "adaptation": asdict(adaptation),
         "pace": asdict(pace),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -176,13 +191,6 @@ def _adapted(
         **facts(outcome),
     }
     return selection.state, report, page
-
-
-class _Modules(nn.Module):
-    def __init__(self, net: Embedder, pretext: Any) -> None:
-        super().__init__()
-        self.net = net
-        self.pretext = pretext
 
 
 class _Adapting:
@@ -201,19 +209,20 @@ class _Adapting:
         device: torch.device,
     ) -> None:
         self._adaptation, self._pace, self._judge, self._device = adaptation, pace, judge, device
-        torch.manual_seed(pace.seed)
-        net = Embedder(encoder)
-        self.start = {name: tensor.to(device, copy=True) for name, tensor in net.state_dict().items()}
-        self._frozen = frozen_twin(net, device) if adaptation.keep else None
-        choose(net, adaptation.what)
+        net, self.start, self._frozen = begun(
+            encoder,
+            adaptation.what,
+            seed=pace.seed,
+            keep=adaptation.keep > 0,
+            checkpointing=adaptation.checkpointing,
+            device=device,
+        )
         if net.head is not None:  # what a head learned from labels stays
             net.head.requires_grad_(requires_grad=False)
-        if adaptation.checkpointing:
-            net.save_memory()
         pretext = own if own is not None else pretext_named(adaptation.pretext, net)
-        self.module = _Modules(net, pretext).to(device).train()
+        self.module = Learning(net, pretext).to(device).train()
         self._pretext = pretext
-        self.lasting: Sequence[str] = ("pretext.",) if pretext.lasting else ()
+        self.lasting: Sequence[str] = ("own.",) if pretext.lasting else ()
         self._pixels = views.pixels
         self._batches = Batches(Shuffled, len(views.rows), min(adaptation.batch, len(views.rows)), pace.seed)
         size = trainable_encoder(encoder).preprocess.size
@@ -221,7 +230,7 @@ class _Adapting:
 
     def groups(self) -> list[dict[str, Any]]:
         wanted = self._adaptation
-        own = [p for p in self.module.pretext.parameters() if p.requires_grad]
+        own = [p for p in self.module.own.parameters() if p.requires_grad]
         mine = groups(
             self.module.net,
             rate=wanted.rate,

@@ -28,22 +28,12 @@ from pixdex.training._loop import Pace
 from pixdex.training._network import Embedder, choose, depths, groups, mixed
 from pixdex.training._pictures import hold
 from pixdex.training.augment import Augmentation
-from pixdex.training.data import Labelled
+from pixdex.training.data import Labelled, split_classes
 from pixdex.training.finetune import Recipe, finetune, koleo
 
 PLAIN = Augmentation(size=32, scale=(0.8, 1.0), rotate=0, colour=0, grey=0, blur=0)
 RECIPE = Recipe(rate=1e-3, classes_per_batch=4, per_class=3, validation=0.4, augmentation=PLAIN, mixes=(0.5, 1.0))
 PACE = Pace(steps=24, rounds=2, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tuning_toys.tiny_vit(tmp_path_factory.mktemp("model") / "tiny-vit")
-
-
-@pytest.fixture(scope="module")
-def data() -> Labelled:
-    return tuning_toys.coloured()
 
 
 @pytest.fixture
@@ -177,6 +167,38 @@ def test_pictures_that_cannot_be_used_are_named_and_left_out(model: str, data: L
     ).report
     assert [label for label, _ in report["unusable"]] == ["broken"]
     assert report["steps"] == 2
+
+
+def test_pictures_that_should_validate_and_cannot_be_used_are_named_too(
+    model: str, data: Labelled, tmp_path: Path
+) -> None:
+    _, validates = split_classes(data.labels, RECIPE.validation, PACE.seed)
+    items = list(data.items)
+    items[validates[0]] = Item("broken", b"\xff\xd8\xff not a picture")
+    given = Labelled(tuple(items), data.labels, data.names)
+    for retrain in (False, True):
+        recipe = replace(RECIPE, retrain=retrain)
+        report = finetune(
+            given, tmp_path / str(retrain), encoder=model, recipe=recipe, pace=replace(PACE, steps=2)
+        ).report
+        assert [label for label, _ in report["unusable"]] == ["broken"]
+
+
+@pytest.mark.parametrize("wrong", [{"loss": "supcorn"}, {"what": "blocks"}])
+def test_wrong_names_show_before_anything_is_decoded(
+    model: str, data: Labelled, tmp_path: Path, wrong: dict[str, str]
+) -> None:
+    decoded: list[tuple[str, int, int]] = []
+    with pytest.raises(ConfigError, match=next(iter(wrong.values()))):
+        finetune(
+            data,
+            tmp_path / "out",
+            encoder=model,
+            recipe=replace(RECIPE, **wrong),  # type: ignore[arg-type]
+            pace=PACE,
+            count=lambda *given: decoded.append(given),
+        )
+    assert decoded == []
 
 
 def test_what_is_left_out_moves_no_label(encoder: ComposedEncoder, data: Labelled, tmp_path: Path) -> None:

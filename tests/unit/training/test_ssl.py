@@ -33,16 +33,6 @@ PACE = Pace(steps=12, rounds=2, device="cpu")
 QUICK = Adaptation(batch=16, augmentation=replace(PLAIN, scale=(0.7, 1.0), flip=0.5))
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tuning_toys.tiny_vit(tmp_path_factory.mktemp("model") / "tiny-vit")
-
-
-@pytest.fixture(scope="module")
-def data() -> Labelled:
-    return tuning_toys.coloured()
-
-
 class Watching(nn.Module):
     """Stands for a network: keeps what it is shown, and gives vectors of three values, the mean colours."""
 
@@ -267,3 +257,26 @@ def test_what_it_cannot_do_is_said(model: str, tmp_path: Path, data: Labelled) -
         adapt(tmp_path / "empty", tmp_path / "out", encoder=model)
     with pytest.raises(ConfigError, match="did you mean 'moco'"):
         adapt(data.items, tmp_path / "out", encoder=model, adaptation=replace(QUICK, pretext="mocco"), pace=PACE)
+
+
+@pytest.mark.parametrize("wrong", [{"pretext": "mocco"}, {"what": "blocks"}])
+def test_wrong_names_show_before_anything_is_decoded(
+    model: str, data: Labelled, tmp_path: Path, wrong: dict[str, str]
+) -> None:
+    decoded: list[tuple[str, int, int]] = []
+    with pytest.raises(ConfigError, match=next(iter(wrong.values()))):
+        adapt(
+            data.items,
+            tmp_path / "out",
+            encoder=model,
+            adaptation=replace(QUICK, **wrong),  # type: ignore[arg-type]
+            pace=PACE,
+            count=lambda *given: decoded.append(given),
+        )
+    assert decoded == []
+
+
+def test_numbers_without_a_meaning() -> None:
+    for wrong in ({"rate": 0.0}, {"keep": -1.0}, {"batch": 0}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            replace(QUICK, **wrong)  # type: ignore[arg-type]
