@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pixdex.encoders.images import decode
 from pixdex.encoders.runtimes.port import threads
-from pixdex.evaluation.metrics import average_precision, recall_at_k
+from pixdex.evaluation.metrics import average_precision, average_precision_at_r, recall_at_k
 from pixdex.rerankers.port import Candidate, Query, Reranker
 
 __all__ = ["Encoded", "Searched", "encoded", "reordered", "rows_of", "searched"]
@@ -42,7 +42,7 @@ class Searched:
     match: NDArray[np.bool_]
 
     def figures(self) -> dict[str, NDArray[np.float64]]:
-        """``recall@1`` and ``map`` of each query; the whole ranking counts."""
+        """``recall@1``, ``map`` (over the whole ranking) and ``map@r`` of each query."""
         return _figures(self.match)
 
 
@@ -112,11 +112,15 @@ def scores_of(
 ) -> NDArray[np.float32]:
     """The scores of one query's shortlist, in the first stage's order."""
     candidates = [
-        Candidate(str(row), float(cosine), gallery.tokens[row])
+        Candidate(str(row), float(cosine), gallery.tokens[row], gallery.vectors[row])
         for row, cosine in zip(first.rows[query, :count], first.cosines[query, :count], strict=True)
     ]
     return reranker.rerank(Query(queries.vectors[query], queries.tokens[query]), candidates)
 
 
 def _figures(match: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
-    return {"recall@1": np.asarray(recall_at_k(match, k=1)), "map": np.asarray(average_precision(match))}
+    return {
+        "recall@1": np.asarray(recall_at_k(match, k=1)),
+        "map": np.asarray(average_precision(match)),
+        "map@r": np.asarray(average_precision_at_r(match)),
+    }

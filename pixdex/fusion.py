@@ -13,13 +13,14 @@ Pure functions over hits, so that the numbers are the same on every store, whate
 ==================  ==============================================================================================
 
 A record that a list lacks gets nothing from it in the first and the third, and what the last of the list got in the
-second, where 0 would be an average.
+second, where 0 would be an average. Hits that score the same, as those of one caption do, have no order among them, and
+stores give them in any: each has the mean of their ranks, and ``levelled`` cuts no list between them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "AT",
+    "NEAR",
     "Decay",
     "K",
     "Method",
@@ -42,10 +45,12 @@ __all__ = [
     "Shape",
     "age",
     "checked_weights",
+    "contributions",
     "decayed",
     "distribution",
     "fuse",
     "kilometres",
+    "levelled",
     "method_named",
     "reciprocal_rank",
     "rocchio",
@@ -54,6 +59,8 @@ __all__ = [
 
 K = 60
 """What is added to ranks, as in the paper."""
+_LEVEL = 1e-6
+"""Scores so near, by magnitude, are the same: what stores compute of the same vectors differs by less."""
 _BOUND = 3.0
 """Standard deviations from the mean that become 0 and 1."""
 
@@ -93,7 +100,8 @@ def method_named(name: Method | str) -> Method:
 
 
 def reciprocal_rank(lists: Lists, *, weights: Weights = None, k: float = K) -> list[Hit]:
-    """The lists joined by rank: score is the sum of ``weight / (k + rank)``, ranks counted from 1.
+    """The lists joined by rank: score is the sum of ``weight / (k + rank)``, ranks counted from 1, of hits that score the
+    same the mean of theirs.
 
     Hits are new ones, by score, then id, with the payload of the first list that has it; ``trace`` says what each list
     scored, by its name.
@@ -101,14 +109,14 @@ def reciprocal_rank(lists: Lists, *, weights: Weights = None, k: float = K) -> l
     Raises:
         ConfigError: a weight that is negative or not finite, or of a list that there is not.
     """
-    return _joined(lists, weights, lambda hits: [1.0 / (k + rank) for rank in range(1, len(hits) + 1)], lambda _: 0.0)
+    return _joined(lists, weights, lambda hits: _by_rank(hits, k), _nothing)
 
 
 def z_scored(lists: Lists, *, weights: Weights = None) -> list[Hit]:
     """The lists joined by the weighted sum of their scores in standard deviations from the mean (of the list, divided by n);
     a list without spread gives 0. Otherwise as ``reciprocal_rank``.
     """
-    return _joined(lists, weights, _z, lambda parts: min(parts, default=0.0))
+    return _joined(lists, weights, _z, _least)
 
 
 def distribution(lists: Lists, *, weights: Weights = None) -> list[Hit]:
@@ -116,7 +124,7 @@ def distribution(lists: Lists, *, weights: Weights = None) -> list[Hit]:
     standard deviations (divided by n - 1) from the mean of the list; .5 where there is no spread. Otherwise as
     ``reciprocal_rank``.
     """
-    return _joined(lists, weights, _scaled, lambda _: 0.0)
+    return _joined(lists, weights, _scaled, _nothing)
 
 
 _METHODS: Mapping[Method, Callable[..., list[Hit]]] = {
@@ -124,6 +132,18 @@ _METHODS: Mapping[Method, Callable[..., list[Hit]]] = {
     Method.Z: z_scored,
     Method.DBSF: distribution,
 }
+
+
+def contributions(hits: Sequence[Hit], *, method: Method | str) -> tuple[list[float], float]:
+    """What one list adds to the score of each of its hits, and to that of a record which it lacks, before weights: the score
+    of ``fuse`` is the sum of weight times this.
+
+    Raises:
+        ConfigError: no such method.
+    """
+    parts_of, absent = _PARTS[method_named(method)]
+    parts = parts_of(hits)
+    return parts, absent(parts)
 
 
 def _joined(
@@ -165,6 +185,44 @@ def checked_weights(weights: Weights, names: Iterable[str]) -> dict[str, float]:
     return {name: float(given.get(name, 1.0)) for name in known}
 
 
+def _by_rank(hits: Sequence[Hit], k: float = K) -> list[float]:
+    parts: list[float] = []
+    for start, end in _levels(hits):
+        parts += [1.0 / (k + (start + 1 + end) / 2)] * (end - start)
+    return parts
+
+
+def _levels(hits: Sequence[Hit]) -> Iterator[tuple[int, int]]:
+    """Where those begin and end that score the same."""
+    start = 0
+    for at in range(1, len(hits) + 1):
+        if at == len(hits) or not _same(hits[start].score, hits[at].score):
+            yield start, at
+            start = at
+
+
+def _same(one: float, other: float) -> bool:
+    return abs(one - other) <= _LEVEL * max(1.0, abs(one))
+
+
+def levelled(hits: Sequence[Hit], depth: int, *, all_there: bool) -> list[Hit]:
+    """The first ``depth`` hits and those that score as the last of them does. Where the list may go on with such ones
+    (not ``all_there``), none of them, if anything is left then: which of them a store gives is chance.
+    """
+    for start, end in _levels(hits):
+        if end >= depth:
+            return list(hits[:end] if all_there or end < len(hits) or not start else hits[:start])
+    return list(hits)
+
+
+def _nothing(_: list[float]) -> float:
+    return 0.0
+
+
+def _least(parts: list[float]) -> float:
+    return min(parts, default=0.0)
+
+
 def _order(hit: Hit) -> tuple[float, str]:
     return -hit.score, hit.id
 
@@ -187,6 +245,13 @@ def _moments(hits: Sequence[Hit], less: int) -> tuple[float, float]:
         return 0.0, 0.0
     mean = math.fsum(hit.score for hit in hits) / len(hits)
     return mean, math.sqrt(math.fsum((hit.score - mean) ** 2 for hit in hits) / (len(hits) - less))
+
+
+_PARTS: Mapping[Method, tuple[Callable[[Sequence[Hit]], list[float]], Callable[[list[float]], float]]] = {
+    Method.RRF: (_by_rank, _nothing),
+    Method.Z: (_z, _least),
+    Method.DBSF: (_scaled, _nothing),
+}
 
 
 # --- place and time -------------------------------------------------------------------------------
@@ -266,6 +331,12 @@ def decayed(
     return sorted(found, key=_order)
 
 
+NEAR = Decay(scale=10.0)
+"""Half at ten kilometres."""
+AT = Decay(scale=30 * 86_400.0)
+"""Half at thirty days."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Near this place is better.
@@ -282,7 +353,7 @@ class Place:
 
     lat: float
     lon: float
-    decay: Decay = Decay(scale=10.0)
+    decay: Decay = NEAR
     field: str = "place"
 
     def __post_init__(self) -> None:
@@ -304,7 +375,7 @@ class Moment:
     """
 
     time: datetime
-    decay: Decay = Decay(scale=30 * 86_400.0)
+    decay: Decay = AT
     field: str = "taken"
 
     def __post_init__(self) -> None:

@@ -53,9 +53,14 @@ def interval(values: ArrayLike, *, rounds: int = 1000, seed: int = 0) -> Interva
     return _drawn(_measured(values), rounds, seed)
 
 
-def paired(a: ArrayLike, b: ArrayLike, *, rounds: int = 1000, seed: int = 0) -> Interval:
+def paired(
+    a: ArrayLike, b: ArrayLike, *, groups: ArrayLike | None = None, rounds: int = 1000, seed: int = 0
+) -> Interval:
     """Mean and 95 % percentile interval of ``a - b`` over the same queries, ``[q]`` both. A query that either has no value
     for is left out.
+
+    With ``groups``, whole numbers ``[q]``, queries of one number are drawn together: those of a class have their answers in
+    common, so that the interval is one for other classes, and wider.
 
     Raises:
         ConfigError: not as many values here as there, or fewer than one round.
@@ -63,7 +68,14 @@ def paired(a: ArrayLike, b: ArrayLike, *, rounds: int = 1000, seed: int = 0) -> 
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
         raise ConfigError(f"a paired comparison is of the same queries: {first.size} and {second.size} values")
-    return _drawn(_measured(first - second), rounds, seed)
+    if groups is None:
+        return _drawn(_measured(first - second), rounds, seed)
+    of = np.asarray(groups)
+    if of.shape != first.shape:
+        raise ConfigError(f"one group a query: {of.size} for {first.size}")
+    known = ~np.isnan(first - second)
+    _, codes = np.unique(of[known], return_inverse=True)
+    return _drawn(_measured(first - second), rounds, seed, codes)
 
 
 def _measured(values: ArrayLike) -> NDArray[np.float64]:
@@ -73,17 +85,21 @@ def _measured(values: ArrayLike) -> NDArray[np.float64]:
     return given[~np.isnan(given)]
 
 
-def _drawn(values: NDArray[np.float64], rounds: int, seed: int) -> Interval:
+def _drawn(values: NDArray[np.float64], rounds: int, seed: int, groups: NDArray[np.intp] | None = None) -> Interval:
     if rounds < 1:
         raise ConfigError(f"rounds: 1 or more, not {rounds}")
     if not len(values):
         return Interval(float("nan"), float("nan"), float("nan"))
+    sums, counts = (values, None) if groups is None else (np.bincount(groups, values), np.bincount(groups))
     rng = np.random.default_rng(seed)
-    at_once = max(1, _DRAWN_AT_ONCE // len(values))
+    at_once = max(1, _DRAWN_AT_ONCE // len(sums))
+    drawn = (
+        rng.integers(0, len(sums), (min(at_once, rounds - start), len(sums))) for start in range(0, rounds, at_once)
+    )
     means = np.concatenate(
         [
-            values[rng.integers(0, len(values), (min(at_once, rounds - start), len(values)))].mean(axis=1)
-            for start in range(0, rounds, at_once)
+            sums[rows].mean(axis=1) if counts is None else sums[rows].sum(axis=1) / counts[rows].sum(axis=1)
+            for rows in drawn
         ]
     )
     low, high = np.quantile(means, [(1 - _SHARE) / 2, (1 + _SHARE) / 2])

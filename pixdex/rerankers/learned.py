@@ -1,12 +1,14 @@
 """Rerankers that were trained: folders of a graph that ONNX Runtime runs, and of whose tokens it was trained on.
 
 A folder holds ``reranker.json`` (``version``, ``kind``, ``name``, ``tokens``: width, dtype and count it was trained with,
-``fingerprints`` of the tokens it takes, ``digest`` of the graphs, ``trained``: figures), ``scores.onnx``, ``looks.onnx`` (the
-correspondences), and ``model.safetensors`` (the weights, to train on). ``pixdex.training.pairfolder`` writes it.
+``fingerprints`` of the tokens it takes, ``digest`` of the graphs, ``trained``: figures, perhaps ``calibration``: see
+``pixdex.rerankers.calibration``), ``scores.onnx``, ``looks.onnx`` (the correspondences), and ``model.safetensors`` (the
+weights, to train on). ``pixdex.training.pairfolder`` writes it.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 
 from pixdex._machine import cores
 from pixdex.errors import ConfigError, FingerprintMismatch, MissingDependency
+from pixdex.rerankers.calibration import Calibration
 from pixdex.rerankers.maxsim import unpacked
 from pixdex.rerankers.port import Candidate, Query
 from pixdex.types import Fingerprint, TokenSpec
@@ -47,12 +50,14 @@ class _About:
     fingerprints: tuple[Fingerprint, ...]
     digest: str
     trained: Mapping[str, Any]
+    calibration: Calibration | None
 
     @classmethod
     def read(cls, folder: Path) -> _About:
         try:
             values = orjson.loads((folder / CONFIG_FILE).read_bytes())
             version = int(values["version"])
+            fitted = values.get("calibration")
             about = cls(
                 folder=folder,
                 kind=values["kind"],
@@ -61,8 +66,9 @@ class _About:
                 fingerprints=tuple(Fingerprint(**each) for each in values["fingerprints"]),
                 digest=values["digest"],
                 trained=values.get("trained", {}),
+                calibration=None if fitted is None else Calibration.from_json(fitted),
             )
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, ConfigError) as error:
             raise ConfigError(f"{folder} is not a reranker: {error}") from error
         if version > _VERSION:
             raise ConfigError(f"{folder} is of a newer pixdex: version {version}, this one knows {_VERSION}")
@@ -75,13 +81,15 @@ class _About:
 
 
 class Learned:
-    """A trained reranker: scores a candidate by the log-odds that it belongs to the query's picture.
+    """A trained reranker: scores a candidate by the probability that it belongs to the query's picture where its folder has a
+    calibration, as those do that come with pixdex; else by the log-odds of that as it was in training, where one of 16 did.
 
     Attributes:
         name: what it is called, ``cross`` or ``transport`` unless told otherwise.
         kind: ``cross`` or ``transport``.
         folder: where it lies.
         trained: figures of its training.
+        calibration: what makes probabilities of its log-odds; None where nobody fitted one.
 
     Raises:
         ConfigError: the folder is no such reranker, of another kind, or was changed.
@@ -89,6 +97,7 @@ class Learned:
     """
 
     uses_tokens = True
+    uses_vectors = False
 
     def __init__(self, folder: Path, kind: str) -> None:
         about = _About.read(folder)
@@ -97,6 +106,7 @@ class Learned:
         if graphs_digest(folder) != about.digest:
             raise ConfigError(f"{folder} was changed after it was written: the digest of its graphs is another")
         self.name, self.kind, self.folder, self.trained = about.name, about.kind, folder, about.trained
+        self.calibration = about.calibration
         self._about = about
         self._sessions: dict[str, Any] = {}
         self._starting = threading.Lock()
@@ -118,7 +128,7 @@ class Learned:
         )
 
     def rerank(self, query: Query, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
-        """float32 ``[n]``: log-odds; NaN where candidate or query has no tokens.
+        """float32 ``[n]``: probabilities, or log-odds without a calibration; NaN where candidate or query has no tokens.
 
         ``Candidate.score`` must be the cosine of the first stage, which is part of what is judged.
 
@@ -140,7 +150,15 @@ class Learned:
             first = np.array([[candidates[row].score for row in part]], dtype=np.float32)
             feed = {"query": asked, "query_mask": mask, "candidates": padded, "candidate_mask": there, "first": first}
             scores[part] = self._session(SCORES).run(None, feed)[0][0]
-        return scores
+        if self.calibration is None:
+            return scores
+        return self.calibration.probabilities([candidate.score for candidate in candidates], scores)
+
+    def uncalibrated(self) -> Learned:
+        """The same, scoring by log-odds: what a calibration is fitted to."""
+        other = copy.copy(self)  # which runs the same graphs
+        other.calibration = None
+        return other
 
     def correspondences(self, query: Query, candidate: Candidate) -> NDArray[np.float32]:
         """float32 ``[tq, td]``: how much of each token of the query it lays on each of the candidate, at most 1 a row.
@@ -183,10 +201,12 @@ class Shipped:
     """
 
     uses_tokens = True
+    uses_vectors = False
 
     def __init__(self, kind: str) -> None:
         self.name = kind
         self._found: Learned | None = None
+        self._calibrated = True
 
     def check(self, tokens: TokenSpec) -> None:
         """Find the one for these tokens.
@@ -197,7 +217,8 @@ class Shipped:
         known = [about for about in map(_About.read, shipped(self.name).values()) if about.name == self.name]
         for about in known:
             if any(each.digest == tokens.fingerprint.digest for each in about.fingerprints):
-                self._found = _brought(about.folder, self.name)
+                found = _brought(about.folder, self.name)
+                self._found = found if self._calibrated else found.uncalibrated()
                 return
         encoders = ", ".join(sorted({about.encoders for about in known})) or "no encoder"
         raise FingerprintMismatch(
@@ -211,10 +232,28 @@ class Shipped:
         Raises:
             ConfigError: nothing said whose tokens these are.
         """
+        return self._known().rerank(query, candidates)
+
+    def correspondences(self, query: Query, candidate: Candidate) -> NDArray[np.float32]:
+        """See ``Learned.correspondences``.
+
+        Raises:
+            ConfigError: nothing said whose tokens these are.
+        """
+        return self._known().correspondences(query, candidate)
+
+    def uncalibrated(self) -> Shipped:
+        """See ``Learned.uncalibrated``."""
+        other = Shipped(self.name)
+        other._calibrated = False
+        other._found = None if self._found is None else self._found.uncalibrated()
+        return other
+
+    def _known(self) -> Learned:
         if self._found is None:
             names = ", ".join(f"{self.name}:{each}" for each in shipped(self.name)) or f"{self.name}:FOLDER"
             raise ConfigError(f"{self.name}: say whose tokens these are with check(spec), or by name: {names}")
-        return self._found.rerank(query, candidates)
+        return self._found
 
 
 def shipped(kind: str) -> dict[str, Path]:

@@ -31,6 +31,7 @@ class MaxSim:
 
     name = "maxsim"
     uses_tokens = True
+    uses_vectors = False
 
     def rerank(self, query: Query, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
         """float32 ``[n]``, one similarity per candidate; NaN where candidate or query has no tokens.
@@ -46,6 +47,22 @@ class MaxSim:
             matrices = [_tokens(candidates[row], wanted.shape[1]) for row in rows]
             scores[rows] = _score(wanted, matrices)
         return scores
+
+    def correspondences(self, query: Query, candidate: Candidate) -> NDArray[np.float32]:
+        """float32 ``[tq, td]``: each token of the query's best match among the candidate's, and its cosine where that is
+        above zero; all else 0. Where all are, the mean over the rows' sums is the score.
+
+        Raises:
+            ConfigError: one of them has no tokens, or they are of another width.
+        """
+        if any(tokens is None or not len(tokens) for tokens in (query.tokens, candidate.tokens)):
+            raise ConfigError("correspondences take tokens of both pictures")
+        wanted = _unit(unpacked(np.asarray(query.tokens)))
+        cosines = wanted @ _unit(_tokens(candidate, wanted.shape[1])).T
+        best = cosines.argmax(axis=1)[:, None]
+        looks = np.zeros_like(cosines)
+        np.put_along_axis(looks, best, np.maximum(np.take_along_axis(cosines, best, axis=1), 0), axis=1)
+        return looks
 
 
 def load(rest: str) -> MaxSim:

@@ -24,16 +24,29 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A hit of the first stage: its score there and its stored tokens (None: the record has none)."""
+    """A hit of the first stage, with its score there.
+
+    Attributes:
+        id: of the record.
+        score: what the first stage scored.
+        tokens: ``[t, token dim]`` as stored; None where there are none, and for a reranker that does not use them.
+        vector: float32 ``[dim]`` as stored; None likewise.
+    """
 
     id: str
     score: float
     tokens: NDArray[Any] | None = None
+    vector: NDArray[np.float32] | None = None
 
 
 @runtime_checkable
 class Reranker(Protocol):
-    """Scores candidates anew. ``uses_tokens`` says whether tokens must be fetched for it.
+    """Scores candidates anew.
+
+    Attributes:
+        name: what its scores are called in traces.
+        uses_tokens: whether tokens must be fetched for it.
+        uses_vectors: whether vectors must be; one without this attribute needs none.
 
     One that was trained for the tokens of an encoder has ``check(tokens: TokenSpec) -> None`` besides, which is called before
     and raises ``FingerprintMismatch`` for those of another.
@@ -41,11 +54,12 @@ class Reranker(Protocol):
 
     name: str
     uses_tokens: bool
+    uses_vectors: bool
 
     def rerank(self, query: Query, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
         """One similarity per candidate, float32 ``[n]``, higher is better.
 
-        NaN for a candidate that cannot be scored (it has no tokens): such candidates keep their
-        first-stage order, below those that can.
+        NaN for a candidate that cannot be scored (it has no tokens): such a one keeps its place in the list, and the
+        others are ordered around it.
         """
         ...

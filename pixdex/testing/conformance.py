@@ -31,6 +31,7 @@ from pixdex.testing._filters import FilterCases
 from pixdex.testing._identity import IdentityCases
 from pixdex.testing._payloads import PayloadCases
 from pixdex.testing._records import RecordCases
+from pixdex.testing._rerank import RerankCases
 from pixdex.testing._scan import ScanCases
 from pixdex.testing._search import SearchCases
 from pixdex.testing._tokens import TokenCases
@@ -67,6 +68,7 @@ class ConnectorConformance(
     PayloadCases,
     TokenCases,
     SearchCases,
+    RerankCases,
     FilterCases,
     ScanCases,
     ConcurrencyCases,

@@ -1,7 +1,7 @@
 """Training: heads, fine-tuning, adaptation and distillation. Needs the extra ``train``; nothing that serves imports it.
 
-``train_head`` fits a small head on frozen features; ``losses``, ``sampling`` and ``data`` are what every kind of training
-shares.
+``train_head`` fits a small head on frozen features, ``train_reranker`` a reranker on an encoder's tokens; ``losses``, ``sampling``
+and ``data`` are what every kind of training shares.
 """
 
 from __future__ import annotations
@@ -17,11 +17,20 @@ except ImportError as error:
     raise MissingDependency("torch", "train") from error
 
 if TYPE_CHECKING:
+    from pixdex.training._loop import Pace
     from pixdex.training.heading import TrainedHead, train_head
+    from pixdex.training.pairing import RerankerRecipe, TrainedReranker, train_reranker
 
-__all__ = ["TrainedHead", "train_head"]
+__all__ = ["Pace", "RerankerRecipe", "TrainedHead", "TrainedReranker", "train_head", "train_reranker"]
 
-_LAZY = {"TrainedHead": "heading", "train_head": "heading"}
+_LAZY = {
+    "Pace": "_loop",
+    "TrainedHead": "heading",
+    "train_head": "heading",
+    "RerankerRecipe": "pairing",
+    "TrainedReranker": "pairing",
+    "train_reranker": "pairing",
+}
 """They need libraries that other modules of this package do without."""
 
 

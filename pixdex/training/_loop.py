@@ -8,13 +8,13 @@ it holds tensors and plain values only and is read without unpickling anything e
 from __future__ import annotations
 
 import math
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pixdex.errors import ConfigError
+from pixdex.training._workplace import written
 
 __all__ = ["CHECKPOINT", "Follow", "Outcome", "Pace", "Task", "run"]
 
@@ -318,7 +319,7 @@ class _Run:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        _write(self._file, values)
+        written(self._file, partial(torch.save, values))
 
     def _restore(self) -> None:
         if self._file is None or not self._file.is_file():
@@ -347,16 +348,6 @@ def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, dict):
         return {key: _moved(inner, device) for key, inner in value.items()}
     return value.to(device) if isinstance(value, Tensor) else value
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    """Whole or not at all, whatever kills the process."""
-    unfinished = path.with_name(f".{path.name}")
-    with unfinished.open("wb") as file:
-        torch.save(values, file)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 @contextmanager

@@ -79,7 +79,7 @@ class Embedder(nn.Module):
     def pooled(self, pictures: Tensor) -> Tensor:
         """Unit vectors float32 ``[n, pooled_dim]`` of pictures ``[n, 3, h, w]``, uint8 or float in [0, 1]."""
         values = pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
-        with autocast(values.device):
+        with autocast(values.device, processor=True):
             made = dict(zip(self.tower.outputs, self.tower(values * self.scale - self.offset), strict=True))
         return F.normalize(self._pool({name: tensor.float() for name, tensor in made.items()}), dim=1)
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from pixdex.encoders.compose import ComposedEncoder
 from pixdex.errors import AlreadyExists, ConfigError
 
-__all__ = ["PAGE", "REPORT", "partial_of", "place", "put", "workplace"]
+__all__ = ["PAGE", "REPORT", "partial_of", "place", "put", "workplace", "written"]
 
 PAGE = "report.html"
 REPORT = "report.json"
@@ -31,34 +31,89 @@ def workplace(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
 
     Raises:
         AlreadyExists: there is something in the folder.
-        ConfigError: nothing can be written there.
+        ConfigError: nothing can be written there, or another training writes there at this moment.
     """
     target = Path(folder).expanduser()
+    work = partial_of(target)
+    _check_free(target)
+    with _alone_in(work, target):
+        try:
+            _check_free(target)  # again: another may have finished meanwhile
+            yield target, work
+        except BaseException:
+            with suppress(OSError):
+                work.rmdir()  # which is done only where it is empty
+            raise
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _check_free(target: Path) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise AlreadyExists(f"{target} is there already: name another folder, or remove it")
-    work = partial_of(target)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{work} cannot be made: {error.strerror}") from error
-    try:
-        yield target, work
-    except BaseException:
-        with suppress(OSError):
-            work.rmdir()  # which is done only where it is empty
-        raise
-    shutil.rmtree(work, ignore_errors=True)
 
 
-def put(encoder: ComposedEncoder, report: Mapping[str, Any], page: str | None, target: Path, work: Path) -> None:
-    """Save an encoder, its report, and a page of HTML if there is one, whole or not at all."""
+@contextmanager
+def _alone_in(work: Path, target: Path) -> Iterator[None]:
+    """Make the folder, and hold its lock, which the system lets go of whatever ends the process."""
+    while True:
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            file = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # taken away by one that has just finished
+            continue
+        except OSError as error:
+            raise ConfigError(f"{work} cannot be made: {error.strerror}") from error
+        try:
+            if _locked(file, target) and _is_at(file, work):
+                yield
+                return
+        finally:
+            os.close(file)
+
+
+def _locked(file: int, target: Path) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(
+            f"{target} is being trained by another process: wait until that is done, or name another folder"
+        ) from None
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def put(save: Callable[[Path], None], report: Mapping[str, Any], page: str | None, target: Path, work: Path) -> None:
+    """Have an encoder saved, with its report and a page of HTML if there is one: all of it appears, or nothing.
+
+    Args:
+        save: writes the encoder to a folder that is not there yet.
+        report, page: what goes beside it.
+        target, work: of ``workplace``.
+
+    Raises:
+        ConfigError: there is no room, or nothing may be written there.
+    """
     made = work / "encoder"
     shutil.rmtree(made, ignore_errors=True)
-    encoder.save(made)
-    (made / REPORT).write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
-    if page is not None:
-        (made / PAGE).write_text(page, encoding="utf-8")
-    place(made, target)
+    try:
+        save(made)
+        (made / REPORT).write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+        if page is not None:
+            (made / PAGE).write_text(page, encoding="utf-8")
+        place(made, target)
+    except BaseException as error:
+        shutil.rmtree(made, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise ConfigError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise
 
 
 def place(made: Path, target: Path) -> None:
@@ -66,3 +121,12 @@ def place(made: Path, target: Path) -> None:
     if target.is_dir():
         target.rmdir()
     made.replace(target)
+
+
+def written(file: Path, write: Callable[[Path], None]) -> None:
+    """Have a file written beside its place and put there when it is complete: at any moment it is the old or the new one."""
+    unfinished = file.with_name(f".{file.name}")
+    write(unfinished)
+    with unfinished.open("rb") as done:
+        os.fsync(done.fileno())
+    unfinished.replace(file)

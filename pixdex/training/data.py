@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pixdex.sources import Options, Sources
 from pixdex.sources.tables import Table
 from pixdex.types import Fingerprint, Payload, Spec, Vector
 
-__all__ = ["LABEL", "Labelled", "labelled", "numbered", "split_classes"]
+__all__ = ["LABEL", "Labelled", "has_labels", "labelled", "numbered", "split_classes", "unlabelled"]
 
 LABEL = "label"
 """The column of a table that holds the class, where nobody says which it is."""
@@ -67,18 +68,13 @@ def labelled(
         InvalidFilter: ``where`` does not parse, or is about no column.
         MissingDependency: pyarrow is not installed, for Parquet files.
     """
-    path = Path(os.fspath(source)).expanduser()
-    if not path_exists(path):
-        raise ConfigError(f"{path} does not exist")
+    path = _there(source)
     if is_folder(path):
         if label is not None or where is not None:
             raise ConfigError(f"{path} is a folder: its folders are the classes, so label and where say nothing")
         pairs = list(_of_folder(path))
     else:
-        with Sources(Options(column=column)) as sources:
-            table = sources.of(str(path))
-            if not isinstance(table, Table):
-                raise ConfigError(f"{path}: a folder of class folders is needed, or a table with a column of classes")
+        with _table(path, column) as table:
             pairs = list(_of_table(table, label or LABEL, where))
     if not pairs:
         raise ConfigError(f"no pictures in {path}" + ("" if where is None else f" with {where}"))
@@ -86,6 +82,62 @@ def labelled(
     if len(names) < 2:
         raise ConfigError(f"{path} has one class only, {names[0]!r}: at least two are needed to tell apart")
     return Labelled(tuple(item for item, _ in pairs), labels, names)
+
+
+def unlabelled(
+    source: str | os.PathLike[str], *, column: str | None = None, where: str | None = None
+) -> tuple[Item, ...]:
+    """The pictures of a folder, at any depth, or of a table; ``column`` and ``where`` as of ``labelled``.
+
+    Raises:
+        ConfigError: there is no such source or column, or it has no pictures.
+        InvalidFilter: ``where`` does not parse, or is about no column.
+        MissingDependency: pyarrow is not installed, for Parquet files.
+    """
+    path = _there(source)
+    if is_folder(path):
+        if where is not None:
+            raise ConfigError(f"{path} is a folder: where is a filter over the columns of a table")
+        found = [item for item in from_files(path, source_of(path, None)[0]) if item is not None]
+    else:
+        with _table(path, column) as table:
+            found = [item for item, _ in _of_table(table, None, where)]
+    if not found:
+        raise ConfigError(f"no pictures in {path}" + ("" if where is None else f" with {where}"))
+    return tuple(found)
+
+
+def has_labels(source: str | os.PathLike[str], *, column: str | None = None) -> bool:
+    """Whether ``labelled`` finds classes where nobody names them: every picture of the folder lies in a folder of it, or the
+    table has a column ``label``.
+
+    Raises:
+        ConfigError: there is no such source or column.
+        MissingDependency: pyarrow is not installed, for Parquet files.
+    """
+    path = _there(source)
+    if is_folder(path):
+        files = (Path(item.picture) for item in from_files(path, "") if item is not None)
+        return all(len(file.relative_to(path).parts) > 1 for file in files if not is_folder(file))
+    with _table(path, column) as table:
+        table.check()
+        return LABEL in {field.name for field in _spec(table).fields}
+
+
+def _there(source: str | os.PathLike[str]) -> Path:
+    path = Path(os.fspath(source)).expanduser()
+    if not path_exists(path):
+        raise ConfigError(f"{path} does not exist")
+    return path
+
+
+@contextmanager
+def _table(path: Path, column: str | None) -> Iterator[Table]:
+    with Sources(Options(column=column)) as sources:
+        table = sources.of(str(path))
+        if not isinstance(table, Table):
+            raise ConfigError(f"{path}: a folder of class folders is needed, or a table with a column of classes")
+        yield table
 
 
 def numbered(classes: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -129,17 +181,18 @@ def _of_folder(root: Path) -> Iterator[tuple[Item, str]]:
         yield item, inside[0]
 
 
-def _of_table(table: Table, label: str, where: str | None) -> Iterator[tuple[Item, str]]:
+def _of_table(table: Table, label: str | None, where: str | None) -> Iterator[tuple[Item, str]]:
+    """Pictures with their classes, which are empty without ``label``."""
     table.check()
     spec = _spec(table)
     known = {field.name for field in spec.fields}
-    if label not in known:
+    if label is not None and label not in known:
         raise ConfigError(f"{table.path}: there is no column {label!r} of classes{nearest(label, known)}")
     chosen = None if where is None else bind(_parsed(where), spec)
     for item in table.items(spec):
         if item is None or (chosen is not None and not matches(chosen, item.id or "", item.payload)):
             continue
-        yield item, _class(item, item.payload, label)
+        yield item, "" if label is None else _class(item, item.payload, label)
 
 
 def _class(item: Item, payload: Payload, label: str) -> str:

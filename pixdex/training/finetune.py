@@ -24,7 +24,7 @@ from pixdex.encoders.preprocess import Preprocess
 from pixdex.errors import ConfigError
 from pixdex.training import losses
 from pixdex.training._batches import Batches, generator_of
-from pixdex.training._device import device_named
+from pixdex.training._device import described, device_named
 from pixdex.training._judging import Judge, facts, page_of, selected
 from pixdex.training._loop import Follow, Pace, run
 from pixdex.training._network import Learning, begun, encoder_of, groups, loaded, mixed, trainable_encoder
@@ -175,7 +175,7 @@ def finished(
     """The encoder with the weights of a trained ``Embedder``, saved with its report, and a page of it if there is one."""
     tuned = encoder_of(encoder, made, name=target.name, reference=str(target.resolve()), work=work)
     report = {**report, "fingerprint": tuned.fingerprint.digest}
-    put(tuned, report, page, target, work)
+    put(tuned.save, report, page, target, work)
     return Tuned(encoder=tuned, folder=target, report=report)
 
 
@@ -223,7 +223,7 @@ def _trained(
         "unusable": [list(pair) for pair in unusable],
         "recipe": asdict(recipe),
         "pace": asdict(pace),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": described(device),
         "trained parameters": task.trained,
         "candidates": selection.candidates,
         "chosen": selection.name,
@@ -342,7 +342,7 @@ class _Tuning:
                 parameter.lerp_(origin, min(1.0, rate * highest * pull))
 
     def judge(self) -> float | None:
-        return None if self._judge is None else self._judge(self.module.net).score
+        return None if self._judge is None else self._judge.round(self.module.net)
 
 
 def koleo(vectors: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from pixdex import encoders
@@ -25,13 +24,14 @@ from pixdex.encoders.export import export
 from pixdex.encoders.kernelmaps import FeatureMap
 from pixdex.encoders.runtimes.network import GraphNetwork
 from pixdex.encoders.tokens import unit
-from pixdex.errors import AlreadyExists, ConfigError
+from pixdex.errors import ConfigError
 from pixdex.fields import IMAGE
 from pixdex.filters import parse
 from pixdex.pictures import Item, Refused
 from pixdex.report import Quarantined
 from pixdex.sources.addresses import scheme_of
 from pixdex.training import losses
+from pixdex.training._workplace import put, workplace
 from pixdex.training.choosing import DECIDES, METRICS, NO_HEAD, Chosen, choose
 from pixdex.training.data import LABEL, Labelled, labelled, numbered
 from pixdex.training.features import FeatureSet, encoded, widened
@@ -179,13 +179,11 @@ def train_head(
 
     Raises:
         AlreadyExists: there is something in the folder.
-        ConfigError: no such source, column or loss; no class for a picture; fewer than four classes with two pictures.
+        ConfigError: no such source, column or loss; no class for a picture; fewer than four classes with two pictures;
+            another training writes to the folder at this moment.
         Unsupported: the encoder is not composed of a network and a pooling.
         MissingDependency: what the encoder or training needs is not installed.
     """
-    target = Path(output).expanduser()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise AlreadyExists(f"{target} is not empty: name a new folder")
     named = recipe.losses if loss is None else (loss,) if isinstance(loss, str) else tuple(loss)
     chosen_recipe = replace(
         recipe,
@@ -198,55 +196,56 @@ def train_head(
     )
     for name in named:
         losses.needs_pairs(name)  # a wrong one shows before anything is encoded
-    began = _cpu_seconds()
-    if scheme_of(str(source)) not in (None, "file"):
-        base, used, features = _from_collection(str(source), encoder, label, where)
-    else:
-        encode = partial(
-            encoded,
-            mirrored=mirrored,
-            cache=cache,
-            decoding=decoding,
-            workers=workers,
-            patience=patience,
-            progress=progress,
+    with workplace(output) as (target, work):
+        began = _cpu_seconds()
+        if scheme_of(str(source)) not in (None, "file"):
+            base, used, features = _from_collection(str(source), encoder, label, where)
+        else:
+            encode = partial(
+                encoded,
+                mirrored=mirrored,
+                cache=cache,
+                decoding=decoding,
+                workers=workers,
+                patience=patience,
+                progress=progress,
+            )
+            data = labelled(source, label=label, column=column, where=where)
+            base, used, features = _from_pictures(data, encoder, encode, widen=widen)
+        encoded_at = _cpu_seconds()
+        before = _kernel(head, features, chosen_recipe)
+        with steps() if progress is None else nullcontext(Steps()) as bars:
+            found = choose(
+                features.vectors,
+                features.frozen,
+                features.data.labels,
+                chosen_recipe,
+                before=before,
+                share=share,
+                turns=turns,
+                retrain=retrain,
+                progress=bars.count,
+            )
+        result = (
+            base
+            if found.head is None
+            else used.with_head(found.head, name=f"{used.name}-head", reference=str(target.resolve()))
         )
-        data = labelled(source, label=label, column=column, where=where)
-        base, used, features = _from_pictures(data, encoder, encode, widen=widen)
-    encoded_at = _cpu_seconds()
-    before = _kernel(head, features, chosen_recipe)
-    with steps() if progress is None else nullcontext(Steps()) as bars:
-        found = choose(
-            features.vectors,
-            features.frozen,
-            features.data.labels,
-            chosen_recipe,
-            before=before,
-            share=share,
-            turns=turns,
-            retrain=retrain,
-            progress=bars.count,
+        done_at = _cpu_seconds()
+        turn = found.turns[0]
+        trained = TrainedHead(
+            encoder=result,
+            chosen=found.candidate.name,
+            metrics=compared(found.frozen, found.after, METRICS),
+            candidates={one.name: dict(one.metrics) for one in found.candidates},
+            classes=(len(np.unique(features.data.labels)), len(np.unique(features.data.labels[turn.rows]))),
+            pictures=len(features.data),
+            recipe=chosen_recipe,
+            curves=_curves(found),
+            seconds={"encoding": encoded_at - began, "training": done_at - encoded_at},
+            unusable=features.unusable,
         )
-    result = (
-        base
-        if found.head is None
-        else used.with_head(found.head, name=f"{used.name}-head", reference=str(target.resolve()))
-    )
-    done_at = _cpu_seconds()
-    turn = found.turns[0]
-    trained = TrainedHead(
-        encoder=result,
-        chosen=found.candidate.name,
-        metrics=compared(found.frozen, found.after, METRICS),
-        candidates={one.name: dict(one.metrics) for one in found.candidates},
-        classes=(len(np.unique(features.data.labels)), len(np.unique(features.data.labels[turn.rows]))),
-        pictures=len(features.data),
-        recipe=chosen_recipe,
-        curves=_curves(found),
-        seconds={"encoding": encoded_at - began, "training": done_at - encoded_at},
-        unusable=features.unusable,
-    )
-    _write(target, trained, found, features)
+        _write(target, work, trained, found, features)
     return trained
 
 
@@ -330,9 +329,7 @@ def _curves(found: Chosen) -> dict[str, dict[str, list[float]]]:
     }
 
 
-def _write(target: Path, trained: TrainedHead, found: Chosen, features: FeatureSet) -> None:
-    save(trained.encoder, target)
-    (target / "report.json").write_bytes(orjson.dumps(trained.to_json(), option=orjson.OPT_INDENT_2))
+def _write(target: Path, work: Path, trained: TrainedHead, found: Chosen, features: FeatureSet) -> None:
     turn = found.turns[0]
     data = features.data.take(turn.rows)
     frozen = features.frozen[turn.rows]
@@ -352,7 +349,7 @@ def _write(target: Path, trained: TrainedHead, found: Chosen, features: FeatureS
         data.items,
         [data.names[number] for number in data.labels],
     )
-    (target / "report.html").write_text(text, encoding="utf-8")
+    put(partial(save, trained.encoder), trained.to_json(), text, target, work)
 
 
 def save(encoder: ComposedEncoder, folder: Path) -> None:

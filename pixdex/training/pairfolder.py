@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pixdex.rerankers.learned import CONFIG_FILE, LOOKS, SCORES, graphs_digest
 from pixdex.training.pairnets import PairNet, described, made
 from pixdex.types import TokenSpec
 
-__all__ = ["read_net", "save_reranker"]
+__all__ = ["note_training", "read_net", "require_export", "save_reranker"]
 
 WEIGHTS = "model.safetensors"
 _OPSET = 18
@@ -28,6 +29,17 @@ _AXES = {
     "query": {1: "tq"}, "query_mask": {1: "tq"}, "candidates": {1: "n", 2: "td"}, "candidate_mask": {1: "n", 2: "td"},
     "first": {1: "n"},
 }  # fmt: skip
+
+
+def require_export() -> None:
+    """Make sure that what ``save_reranker`` takes is there, before hours of training.
+
+    Raises:
+        MissingDependency: a package is not installed.
+    """
+    for name, extra in (("onnx", "export"), ("safetensors", "torch")):
+        if find_spec(name) is None:
+            raise MissingDependency(name, extra)
 
 
 def save_reranker(
@@ -70,9 +82,12 @@ def save_reranker(
         "digest": graphs_digest(folder),
         "trained": dict(trained or {}),
     }
-    unfinished = folder / f".{CONFIG_FILE}"
-    unfinished.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    unfinished.replace(folder / CONFIG_FILE)  # last: a folder without it is no reranker
+    _about(folder, document)  # last: a folder without it is no reranker
+
+
+def note_training(folder: Path, trained: Mapping[str, Any]) -> None:
+    """Say afterwards how the reranker of a folder was trained: figures by name."""
+    _about(folder, {**orjson.loads((folder / CONFIG_FILE).read_bytes()), "trained": dict(trained)})
 
 
 def read_net(folder: Path) -> PairNet:
@@ -93,6 +108,12 @@ def read_net(folder: Path) -> PairNet:
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{folder} is not a reranker: {error}") from error
     return net
+
+
+def _about(folder: Path, document: Mapping[str, Any]) -> None:
+    unfinished = folder / f".{CONFIG_FILE}"
+    unfinished.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    unfinished.replace(folder / CONFIG_FILE)
 
 
 class _Looks(nn.Module):

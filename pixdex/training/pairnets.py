@@ -18,8 +18,14 @@ from torch.nn import functional as F  # noqa: N812 - what everybody calls it
 
 from pixdex.errors import ConfigError
 
-__all__ = ["CrossNet", "CrossShape", "PairNet", "TransportNet", "TransportShape", "made"]
+__all__ = ["FORMS", "CrossNet", "CrossShape", "PairNet", "TransportNet", "TransportShape", "described", "made"]
 
+FORMS: Mapping[str, Mapping[str, Any]] = {
+    "query": {},
+    "self+cross": {"attention": "both", "layers": 3},
+    "symmetric": {"attention": "symmetric"},
+}
+"""Forms of ``cross`` by name, as values of its shape: cheap; more accurate; the same whichever picture asks."""
 _TINY = 1e-6
 
 
@@ -31,11 +37,13 @@ class CrossShape:
         token_dim: width of a token.
         dim: width inside.
         heads: attention heads.
-        before: blocks in which the query's tokens attend to one another before any candidate is seen: they cost once a query.
-        layers: blocks in which they attend to the candidate's.
+        before: blocks in which the tokens of a picture attend to one another before the other is seen. The query's cost once
+            a query.
+        layers: blocks in which they attend to those of the other picture, and to one another.
         hidden: width of the feed-forward parts.
         attention: ``query``: only the query's tokens attend, the candidate's are attended to, which is cheap; ``both``: the
-            candidate's tokens do all the same, in every block.
+            candidate's tokens do all the same, in every block; ``symmetric``: the candidate's side is read too, so that two
+            pictures get the same score whichever of them asks.
     """
 
     token_dim: int
@@ -44,13 +52,13 @@ class CrossShape:
     before: int = 1
     layers: int = 2
     hidden: int = 256
-    attention: Literal["query", "both"] = "query"
+    attention: Literal["query", "both", "symmetric"] = "query"
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
             raise ConfigError(f"dim={self.dim} is no multiple of heads={self.heads}")
-        if self.attention not in {"query", "both"}:
-            raise ConfigError(f"attention={self.attention!r}: query or both")
+        if self.attention not in {"query", "both", "symmetric"}:
+            raise ConfigError(f"attention={self.attention!r}: query, both or symmetric")
         if self.layers < 1 or self.before < 0:
             raise ConfigError(f"layers={self.layers}, before={self.before}: 1 or more, 0 or more")
 
@@ -122,32 +130,57 @@ class CrossNet(nn.Module):
         looks: bool = False,
     ) -> tuple[Tensor, Tensor]:
         queries, count = first.shape
+        form = self.shape.attention
         query, candidates = _unit(query), _unit(candidates)
         with _exactly(query):
-            near = self.nearness(_nearness(query, query_mask, candidates, candidate_mask))
-        near = F.pad(near.flatten(0, 1), (0, 0, 1, 0))  # none for the matching token
-        x = torch.cat([self.matching.expand(queries, -1, -1), self.embed(query)], dim=1)
-        own = F.pad(query_mask, (1, 0), value=1.0)
-        for block in self.before:
-            x = block(x, own, None, None)
+            cosines = _cosines(query, query_mask, candidates, candidate_mask)
+            near = self._near(cosines)
+        x, own = self._begun(query, query_mask)
         x = x[:, None].expand(-1, count, -1, -1).flatten(0, 1) + near
         own = own[:, None].expand(-1, count, -1).flatten(0, 1)
-        y, others = self.embed(candidates).flatten(0, 1), candidate_mask.flatten(0, 1)
+        y, others = candidates.flatten(0, 1), candidate_mask.flatten(0, 1)
+        if form == "query":
+            y = self.embed(y)
+        else:
+            y, others = self._begun(y, others)
+        if form == "symmetric":
+            with _exactly(query):
+                y = y + self._near(cosines.transpose(2, 3))
         look = self._looks(x, y, others) if looks else x
+        look = look[:, 1:] if form == "query" else look[:, 1:, 1:]  # without the matching tokens
         for block in self.blocks:
-            if self.shape.attention == "both":
-                x, y = block(x, own, y, others), block(y, others, x, own)
-            else:
+            if form == "query":
                 x = block(x, own, y, others)
+            else:
+                x, y = block(x, own, y, others), block(y, others, x, own)
+        logits = self._read(x, own, first, query)
+        if form == "symmetric":
+            logits = (logits + self._read(y, others, first, query)) / 2
+        return logits, look.reshape(queries, count, *look.shape[1:])
+
+    def _begun(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """One picture's tokens with the matching token before them, and the mask of both, before the other is seen."""
+        x = torch.cat([self.matching.expand(tokens.shape[0], -1, -1), self.embed(tokens)], dim=1)
+        own = F.pad(mask, (1, 0), value=1.0)
+        for block in self.before:
+            x = block(x, own, None, None)
+        return x, own
+
+    def _near(self, cosines: Tensor) -> Tensor:
+        """What the tokens of the third axis learn of their best matches, ``[q * n, 1 + t, dim]``; the matching token nothing."""
+        return F.pad(self.nearness(_nearness(cosines)).flatten(0, 1), (0, 0, 1, 0))
+
+    def _read(self, x: Tensor, own: Tensor, first: Tensor, like: Tensor) -> Tensor:
+        """Logits ``[q, n]`` from one side."""
         x = self.norm(x)
         pooled = _mean(x[:, 1:], own[:, 1:])
         read = torch.cat([x[:, 0], pooled, first.flatten()[:, None].to(x.dtype)], dim=1)
-        with _exactly(query):
-            logits: Tensor = self.read(read.to(query.dtype))
-        return logits.view(queries, count), look[:, 1:].reshape(queries, count, *look[:, 1:].shape[1:])
+        with _exactly(like):
+            logits: Tensor = self.read(read.to(like.dtype))
+        return logits.view(first.shape[0], first.shape[1])
 
     def _looks(self, x: Tensor, y: Tensor, others: Tensor) -> Tensor:
-        """The weights of the first block's attention across, the mean of all heads ``[n, tx, ty]``."""
+        """The weights of the first block's attention across, the mean of all heads ``[q * n, tx, ty]``."""
         first = self.blocks[0]
         assert isinstance(first, _Block)  # noqa: S101 - the list forgets it
         assert first.across is not None  # noqa: S101
@@ -172,10 +205,18 @@ class TransportNet(nn.Module):
         self.refine = nn.Sequential(nn.Linear(dim, shape.hidden), nn.GELU(), back)
         self.dustbin = nn.Sequential(nn.Linear(dim, dim // 2), nn.GELU(), nn.Linear(dim // 2, 1), nn.Tanh())
         self.corner = nn.Parameter(torch.zeros(()))
-        self.vote = nn.Sequential(nn.Linear(2, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 1), nn.Sigmoid())
-        self.read = nn.Sequential(nn.Linear(3, 64), nn.GELU(), nn.Linear(64, 1))
+        last, reads = nn.Linear(16, 1), (nn.Linear(3, 64), nn.Linear(64, 1))
+        self.vote = nn.Sequential(nn.Linear(2, 16), nn.LayerNorm(16), nn.GELU(), last, nn.Sigmoid())
+        self.read = nn.Sequential(reads[0], nn.GELU(), reads[1])
         nn.init.zeros_(back.weight)  # it starts as nothing but its input
         nn.init.zeros_(back.bias)
+        # Scores begin by rising with what matches. Where chance has them fall, training first moves all tokens to the dustbins,
+        # from where no gradient leads back.
+        with torch.no_grad():
+            few, many = self.vote(torch.tensor([[0.0, 0.5], [0.5, 1.0]]))[:, 0]
+            last.weight.mul_(1.0 if many > few else -1.0)
+            for layer in reads:
+                layer.weight.abs_()
 
     def forward(
         self, query: Tensor, query_mask: Tensor, candidates: Tensor, candidate_mask: Tensor, first: Tensor
@@ -319,11 +360,16 @@ def _allowed(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return ((mask - 1) * 1e4).to(dtype)[:, None, None, :]
 
 
-def _nearness(query: Tensor, query_mask: Tensor, candidates: Tensor, candidate_mask: Tensor) -> Tensor:
-    """``[q, n, tq, 2]``: the cosine of each query token with its best match, and how much more that match likes another."""
+def _cosines(query: Tensor, query_mask: Tensor, candidates: Tensor, candidate_mask: Tensor) -> Tensor:
+    """``[q, n, tq, td]``; where there is no token, below all others."""
     cosines = query[:, None] @ candidates.transpose(2, 3)
-    # Where there is no token, no match is that bad.
-    cosines = cosines + 2 * (candidate_mask[:, :, None, :] - 1) + 2 * (query_mask[:, None, :, None] - 1)
+    return cosines + 2 * (candidate_mask[:, :, None, :] - 1) + 2 * (query_mask[:, None, :, None] - 1)
+
+
+def _nearness(cosines: Tensor) -> Tensor:
+    """``[q, n, t, 2]``: the cosine of each token of the third axis with its best match, and how much more that match likes
+    another.
+    """
     best, at = cosines.max(dim=3)
     liked = cosines.amax(dim=2).gather(2, at)
     return torch.stack([best, liked - best], dim=3)

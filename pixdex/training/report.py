@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ __all__ = ["Comparison", "Sheet", "compared", "page", "sheets"]
 _THUMBNAIL = 128
 _NEIGHBOURS = 6
 _SHEETS = 8
+_COLOURS = tuple(f"var(--{name})" for name in ("one", "two", "soft", "good", "bad"))
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 460, 220, 52, 28
 
 _STYLE = """
@@ -28,12 +30,14 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
 h1 { font-size: 1.35rem; margin: 0 0 .2rem; } h2 { font-size: 1rem; margin: 2rem 0 .6rem; }
 p { color: var(--soft); margin: 0 0 1rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); text-align: left; }
-figure { display: inline-block; margin: 0 1.5rem 1rem 0; } figcaption { color: var(--soft); font-size: .85rem; }
-svg text { fill: var(--soft); font-size: 11px; }
-ol { display: flex; gap: .5rem; list-style: none; padding: 0; margin: 0 0 .4rem; align-items: flex-start; }
-li { border: 3px solid var(--line); border-radius: .4rem; overflow: hidden; width: 8rem; font-size: .75rem; overflow-wrap: anywhere; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
+th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
+figure { display: inline-block; margin: 0 1.5rem 1rem 0; max-width: 100%; }
+figcaption { color: var(--soft); font-size: .85rem; }
+svg { max-width: 100%; height: auto; } svg text { fill: var(--soft); font-size: 11px; }
+ol { display: flex; gap: .5rem; list-style: none; padding: 0; margin: 0 0 .4rem; align-items: flex-start; overflow-x: auto; }
+li { border: 3px solid var(--line); border-radius: .4rem; overflow: hidden; width: 8rem; flex: none; box-sizing: border-box; }
+li { font-size: .75rem; overflow-wrap: anywhere; }
 li.query { border-color: var(--one); } li.good { border-color: var(--good); } li.bad { border-color: var(--bad); }
 li.word { border: 0; width: 4.5rem; align-self: center; color: var(--soft); }
 img, .none { display: block; width: 100%; height: 6rem; object-fit: contain; background: #8881; }
@@ -113,6 +117,8 @@ def page(
     shown: Sequence[Sheet],
     items: Sequence[Item],
     classes: Sequence[str],
+    *,
+    rounds: bool = False,
 ) -> str:
     """The page as HTML text; pictures that are gone become an empty frame.
 
@@ -120,14 +126,15 @@ def page(
         title: of the page.
         notes: what to say first, a paragraph each.
         metrics: by name.
-        curves: of each figure by its title, the lines by name: a value an epoch.
+        curves: of each figure by its title, the lines by name: a value an epoch, from 0.
         candidates: name, metrics, and whether it was chosen.
         shown: the queries.
         items, classes: of the pictures that validated, the class of each by name.
+        rounds: curves have a value a round instead.
     """
     body = "".join(f"<p>{escape(note)}</p>" for note in notes)
     body += "<h2>Classes kept back: before and after</h2>" + _metrics(metrics)
-    body += "<h2>Training</h2>" + "".join(_figure(name, lines) for name, lines in curves.items())
+    body += "<h2>Training</h2>" + "".join(_figure(*curve, rounds=rounds) for curve in curves.items())
     body += "<h2>Candidates</h2>" + _candidates(candidates)
     thumbnails = _Thumbnails(items)
     body += "<h2>Nearest neighbours</h2><p>Green: of the query's class. Red: of another.</p>"
@@ -168,8 +175,8 @@ def _candidates(candidates: Sequence[tuple[str, Mapping[str, float], bool]]) -> 
     return f"<table><tr><th></th>{head}</tr>{rows}</table>"
 
 
-def _figure(title: str, lines: Mapping[str, Sequence[float]]) -> str:
-    """Lines over epochs as SVG."""
+def _figure(title: str, lines: Mapping[str, Sequence[float]], *, rounds: bool) -> str:
+    """Lines over epochs, which are counted from 0, or rounds, from 1, as SVG."""
     values = [value for line in lines.values() for value in line if np.isfinite(value)]
     if not values:
         return ""
@@ -183,19 +190,23 @@ def _figure(title: str, lines: Mapping[str, Sequence[float]]) -> str:
         return f"{x:.1f},{y:.1f}"
 
     drawn, legend = [], []
-    for (name, line), colour in zip(lines.items(), ("var(--one)", "var(--two)", "var(--soft)"), strict=False):
-        points = " ".join(place(epoch, value) for epoch, value in enumerate(line) if np.isfinite(value))
-        drawn.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+    for (name, line), colour in zip(lines.items(), cycle(_COLOURS), strict=False):
+        points = [place(epoch, value) for epoch, value in enumerate(line) if np.isfinite(value)]
+        if len(points) == 1:  # which is no line
+            x, _, y = points[0].partition(",")
+            drawn.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>')
+        drawn.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="2"/>')
         legend.append(f'<span style="color:{colour}">{escape(name)}</span>')
     base = _HEIGHT - _BOTTOM
+    last = f"round {most}" if rounds else f"epoch {most - 1}"
     axes = (
         f'<line x1="{_LEFT}" y1="{base}" x2="{_WIDTH}" y2="{base}" stroke="var(--line)"/>'
         f'<text x="{_LEFT - 4}" y="16" text-anchor="end">{high:.3g}</text>'
         f'<text x="{_LEFT - 4}" y="{base}" text-anchor="end">{low:.3g}</text>'
-        f'<text x="{_LEFT}" y="{_HEIGHT - 10}">0</text>'
-        f'<text x="{_WIDTH}" y="{_HEIGHT - 10}" text-anchor="end">epoch {most - 1}</text>'
+        f'<text x="{_LEFT}" y="{_HEIGHT - 10}">{int(rounds)}</text>'
+        f'<text x="{_WIDTH}" y="{_HEIGHT - 10}" text-anchor="end">{last}</text>'
     )
-    svg = f'<svg width="{_WIDTH}" height="{_HEIGHT}" role="img">{axes}{"".join(drawn)}</svg>'
+    svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" role="img">{axes}{"".join(drawn)}</svg>'
     return f"<figure>{svg}<figcaption>{escape(title)}: {', '.join(legend)}</figcaption></figure>"
 
 

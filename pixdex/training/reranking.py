@@ -1,14 +1,15 @@
 """Training of rerankers on tokens: mined lists of one match and several that look like it, and how well they end up ordered.
 
 Without labels two views of one picture match and its neighbours, other pictures, don't; with labels pictures of a class match
-and neighbours of other classes don't. Negatives are drawn from the nearest by the first stage's vectors, as in Suma et al.:
-AMES, ECCV 2024; lists are cut to random lengths, so one network serves any budget of tokens.
+and neighbours of other classes don't. Both are drawn from the nearest by the first stage's vectors, as in Suma et al.: AMES,
+ECCV 2024; lists are cut to random lengths, so one network serves any budget of tokens. A teacher, as there, is a network that
+sees all tokens, and finer ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,20 @@ from pixdex.training._loop import Follow, Outcome, Pace, run
 from pixdex.training.pairnets import PairNet
 from pixdex.training.tokenbank import Bank
 
-__all__ = ["Judged", "Lists", "Mining", "judged", "lists_of", "shortlists", "train_reranker"]
+__all__ = [
+    "Judged",
+    "Lists",
+    "Mined",
+    "Mining",
+    "fit",
+    "judged",
+    "lists_of",
+    "maxsim",
+    "measured",
+    "mined",
+    "scored",
+    "shortlists",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +48,9 @@ class Mining:
         queries: a step.
         negatives: a query.
         neighbours: how many nearest pictures they are drawn from; the nearer, the likelier.
+        reach: with labels, matches are drawn from those among so many nearest pictures, as far as there are any: what no
+            shortlist holds needs no order.
+        hardness: of these matches: 1, all are as likely; 2, half of them are the farthest quarter, and so on.
         shortest: tokens that a list is cut to at least.
         whole: share of steps in which lists are not cut.
         itself: share of queries, and of candidates, that are the picture and not an edit of it.
@@ -44,9 +61,11 @@ class Mining:
         blind: share of queries for which the first stage's cosines are kept back.
     """
 
-    queries: int = 64
+    queries: int = 24
     negatives: int = 15
     neighbours: int = 200
+    reach: int = 300
+    hardness: float = 1.0
     shortest: int = 10
     whole: float = 0.5
     itself: float = 0.4
@@ -57,8 +76,25 @@ class Mining:
     blind: float = 0.1
 
     def __post_init__(self) -> None:
-        if min(self.queries, self.negatives, self.neighbours, self.shortest) < 1:
-            raise ConfigError("queries, negatives, neighbours and shortest are 1 or more")
+        if min(self.queries, self.negatives, self.neighbours, self.reach, self.shortest, self.hardness) < 1:
+            raise ConfigError("queries, negatives, neighbours, reach, shortest and hardness are 1 or more")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mined:
+    """Of each of n pictures the others that lists are drawn from.
+
+    Attributes:
+        others: int64 ``[n, m]``, those that don't match it, nearest first.
+        partners: int64 ``[n, p]``, those that match it, nearest first; only ``counts`` of a row mean anything.
+        counts: int64 ``[n]``, 1 or more.
+        asking: int64 ``[a]``, the pictures that have something to ask for.
+    """
+
+    others: Tensor
+    partners: Tensor
+    counts: Tensor
+    asking: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,6 +137,7 @@ class Judged:
         first: float32 ``[q, n]``.
         match: bool ``[q, n]``.
         positives: int64 ``[q]``, how many pictures match, shortlisted or not.
+        asked: int64 ``[q]``, which of the pictures at hand the queries are.
     """
 
     lists: Tensor
@@ -109,6 +146,7 @@ class Judged:
     first: Tensor
     match: Tensor
     positives: Tensor
+    asked: Tensor
 
 
 def shortlists(
@@ -128,17 +166,25 @@ def shortlists(
     cosines = query_vectors.float() @ vectors.float().T
     first, lists = cosines.topk(min(count, len(vectors)), dim=1)
     every = labels[None] == query_labels[:, None]
-    return Judged(lists, query_tokens, tokens, first, every.gather(1, lists), every.sum(dim=1))
+    asked = torch.arange(len(lists), device=lists.device)
+    return Judged(lists, query_tokens, tokens, first, every.gather(1, lists), every.sum(dim=1), asked)
 
 
 def judged(scores: Tensor, data: Judged) -> dict[str, float]:
-    """``recall@1`` and ``map`` of shortlists ordered by ``scores`` ``[q, n]``; ties keep the first stage's order."""
+    """The means of ``measured``."""
+    return {name: float(values.mean()) for name, values in measured(scores, data).items()}
+
+
+def measured(scores: Tensor, data: Judged) -> dict[str, Tensor]:
+    """``recall@1`` and ``map`` (average precision), float64 ``[q]`` each, of shortlists ordered by ``scores`` ``[q, n]``; ties
+    keep the first stage's order.
+    """
     order = scores.argsort(dim=1, descending=True, stable=True)
     match = data.match.gather(1, order).double()
     places = torch.arange(1, match.shape[1] + 1, device=match.device)
     precision = match.cumsum(dim=1) / places
     average = (precision * match).sum(dim=1) / data.positives.clamp(min=1)
-    return {"recall@1": float(match[:, 0].mean()), "map": float(average.mean())}
+    return {"recall@1": match[:, 0], "map": average}
 
 
 def scored(net: PairNet, data: Judged, *, batch: int = 32) -> Tensor:
@@ -168,25 +214,20 @@ def maxsim(data: Judged, *, batch: int = 16) -> Tensor:
     return torch.cat(rows)
 
 
-def lists_of(
-    bank: Bank, neighbours: Tensor, labels: Tensor | None, mining: Mining, generator: torch.Generator
-) -> Lists:
-    """One step's lists: the first candidate matches, the others don't.
-
-    ``neighbours`` int64 ``[n, m]`` are, of each picture, those that don't match it, nearest first. ``labels`` int64 ``[n]``:
-    pictures of a label match; None: only views of one picture do.
-    """
+def lists_of(bank: Bank, found: Mined, mining: Mining, generator: torch.Generator) -> Lists:
+    """One step's lists: the first candidate matches, the others don't."""
     device = bank.tokens.device
 
     def draw(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator).to(device)
 
     queries, negatives = mining.queries, mining.negatives
-    rows = (draw(queries) * len(bank)).long()
+    rows = found.asking[(draw(queries) * len(found.asking)).long()]
     # Squared, so that half of them are among the nearest quarter.
-    ranks = (draw(queries, negatives).square() * neighbours.shape[1]).long()
-    others = neighbours[rows].gather(1, ranks)
-    partner = rows if labels is None else _partners(rows, labels, draw(queries, len(bank)))
+    ranks = (draw(queries, negatives).square() * found.others.shape[1]).long()
+    others = found.others[rows].gather(1, ranks)
+    far = draw(queries) ** (1 / mining.hardness)
+    partner = found.partners[rows, (far * found.counts[rows]).long().clamp(max=found.partners.shape[1] - 1)]
     query_view = _views(bank, draw(queries), draw(queries), mining.itself)
     views = _views(bank, draw(queries, 1 + negatives), draw(queries, 1 + negatives), mining.itself)
     same = (partner == rows) & (views[:, 0] == query_view)
@@ -196,8 +237,9 @@ def lists_of(
     pictures = torch.cat([partner[:, None], others], dim=1)
     query, candidates = bank.tokens[rows, query_view], bank.tokens[pictures, views]
     longest = candidates.shape[2]
+    shortest = min(mining.shortest, longest)
     cut = draw(2, queries) >= mining.whole
-    lengths = mining.shortest + (draw(2, queries) * (longest + 1 - mining.shortest)).long()
+    lengths = shortest + (draw(2, queries) * (longest + 1 - shortest)).long()
     lengths = torch.where(cut, lengths.clamp(max=longest), longest)
     first = torch.einsum("qd,qnd->qn", bank.vectors[rows, query_view].float(), bank.vectors[pictures, views].float())
     first = torch.where(draw(queries, 1) < mining.blind, torch.zeros_like(first), first)
@@ -213,19 +255,36 @@ def lists_of(
     )
 
 
-def mined(bank: Bank, labels: Tensor | None, count: int, *, batch: int = 512) -> Tensor:
-    """int64 ``[n, count]``: of each picture its nearest ones that don't match it, nearest first."""
+def mined(bank: Bank, labels: Tensor | None, mining: Mining = Mining(), *, batch: int = 512) -> Mined:
+    """What lists are drawn from. ``labels`` int64 ``[n]``: pictures of a label match; None: only views of one picture do.
+
+    Raises:
+        ConfigError: all match one another, or none matches another.
+    """
     vectors = bank.vectors[:, 0].float()
-    groups = torch.arange(len(bank), device=vectors.device) if labels is None else labels
-    count = min(count, len(bank) - int(torch.unique(groups, return_counts=True)[1].max()))
+    itself = torch.arange(len(bank), device=vectors.device)
+    groups = itself if labels is None else labels
+    largest = int(torch.unique(groups, return_counts=True)[1].max())
+    count = min(mining.neighbours, len(bank) - largest)
     if count < 1:
         raise ConfigError("all pictures match one another: there is nothing to tell apart")
-    found = []
+    others, partners, counts = [], [], []
     for start in range(0, len(bank), batch):
-        cosines = vectors[start : start + batch] @ vectors.T
-        cosines[groups[start : start + batch, None] == groups[None]] = -torch.inf
-        found.append(cosines.topk(count, dim=1).indices)
-    return torch.cat(found)
+        rows = itself[start : start + batch]
+        cosines = vectors[rows] @ vectors.T
+        alike = groups[rows, None] == groups[None]
+        others.append(cosines.masked_fill(alike, -torch.inf).topk(count, dim=1).indices)
+        if labels is not None:
+            some, many = _partners(cosines, alike, rows, min(mining.reach, len(bank) - 1), largest)
+            partners.append(some)
+            counts.append(many)
+    if labels is None:
+        return Mined(torch.cat(others), itself[:, None], torch.ones_like(itself), itself)
+    partner = torch.cat(partners)
+    asking = itself if bank.views > 1 else (partner[:, 0] != itself).nonzero()[:, 0]
+    if not len(asking):
+        raise ConfigError("no picture has another of its class: give views=2 or more, or larger classes")
+    return Mined(torch.cat(others), partner, torch.cat(counts), asking)
 
 
 def loss_of(logits: Tensor, match: Tensor, list_weight: float) -> Tensor:
@@ -236,7 +295,7 @@ def loss_of(logits: Tensor, match: Tensor, list_weight: float) -> Tensor:
     return pair + list_weight * F.cross_entropy(logits, match)
 
 
-def train_reranker(
+def fit(
     net: PairNet,
     bank: Bank,
     judge: Judged | None,
@@ -253,7 +312,8 @@ def train_reranker(
     """Train ``net``, which holds the best weights afterwards.
 
     ``judge`` are shortlists of other pictures (of other classes, with labels); None: it goes on until its budget is used up.
-    ``teacher`` is a trained network and a bank of the same views with what it may see, more tokens or finer ones.
+    ``teacher`` is a trained network and a bank of the same views with what it may see, more tokens or finer ones; it sees all of
+    them, however short the lists of ``net`` are cut.
 
     Raises:
         ConfigError: fewer than two views without labels, nothing to tell apart, or a checkpoint of another run.
@@ -261,7 +321,8 @@ def train_reranker(
     if bank.views < 2 and labels is None:
         raise ConfigError("without labels it takes two views of a picture, or more")
     task = _Task(net.to(device), bank, judge, mining, labels, teacher, pace.seed)
-    outcome = run(task, pace, work=work, key=f"{key} {asdict(mining)} {asdict(net.shape)}", follow=follow)
+    identity = f"{key} {asdict(mining)} {asdict(net.shape)}"
+    outcome = run(task, pace, work=work, key=identity, follow=follow)
     state = net.state_dict()
     state.update({name.removeprefix("net."): tensor for name, tensor in outcome.weights.items()})
     net.load_state_dict(state)
@@ -283,10 +344,10 @@ class _Task:
         seed: int,
     ) -> None:
         self.module = net
-        self._bank, self._judge, self._mining, self._labels, self._seed = bank, judge, mining, labels, seed
+        self._bank, self._judge, self._mining, self._seed = bank, judge, mining, seed
         self._teacher = teacher
         self._device = next(net.parameters()).device
-        self._neighbours = mined(bank, labels, mining.neighbours)
+        self._mined = mined(bank, labels, mining)
 
     def groups(self) -> list[dict[str, Any]]:
         thick = [p for p in self.module.parameters() if p.ndim > 1]
@@ -295,23 +356,22 @@ class _Task:
         return [{"params": thick, "lr": rate, "weight_decay": decay}, {"params": thin, "lr": rate, "weight_decay": 0.0}]
 
     def loss(self, step: int) -> Tensor:
-        lists = self._lists(self._bank, step)
-        with autocast(self._device):
+        lists = self._lists(self._bank, step, self._mining)
+        with autocast(self._device, processor=True):
             logits = _forward(self.module, lists)
         loss = loss_of(logits, lists.match, self._mining.list_weight)
         if self._teacher is None:
             return loss
         teacher, bank = self._teacher
-        with torch.no_grad(), autocast(self._device):
-            better = _forward(teacher, self._lists(bank, step))
+        everything = replace(self._mining, whole=1.0, blind=0.0)  # numbers are drawn alike: the same pictures and views
+        with torch.no_grad(), autocast(self._device, processor=True):
+            better = _forward(teacher, self._lists(bank, step, everything))
         return loss + self._mining.teacher_weight * F.kl_div(
             logits.float().log_softmax(dim=1), better.float().log_softmax(dim=1), reduction="batchmean", log_target=True
         )
 
-    def _lists(self, bank: Bank, step: int) -> Lists:
-        return lists_of(bank, self._neighbours, self._labels, self._mining, generator_of(self._seed, step)).to(
-            self._device
-        )
+    def _lists(self, bank: Bank, step: int, mining: Mining) -> Lists:
+        return lists_of(bank, self._mined, mining, generator_of(self._seed, step)).to(self._device)
 
     def stepped(self, rate: float) -> None:
         pass
@@ -336,9 +396,14 @@ def _views(bank: Bank, chance: Tensor, which: Tensor, itself: float) -> Tensor:
     return torch.where(chance < itself, 0, edits.clamp(max=bank.views - 1))
 
 
-def _partners(rows: Tensor, labels: Tensor, chance: Tensor) -> Tensor:
-    """Another picture of each one's label, itself where there is no other. ``chance`` ``[q, n]`` is random."""
-    same = labels[rows][:, None] == labels[None]
-    chance = torch.where(same, chance, -1.0)
-    chance.scatter_(1, rows[:, None], 0.0)
-    return chance.argmax(dim=1)
+def _partners(cosines: Tensor, alike: Tensor, rows: Tensor, reach: int, most: int) -> tuple[Tensor, Tensor]:
+    """Matches among the ``reach`` nearest of each, nearest first, and how many; where there is none, the nearest of all, or
+    itself where it is alone.
+    """
+    nearest = cosines.scatter(1, rows[:, None], -torch.inf).topk(reach, dim=1).indices
+    match = alike.gather(1, nearest)
+    order = match.int().argsort(dim=1, descending=True, stable=True)[:, : max(1, most - 1)]
+    partners, counts = nearest.gather(1, order), match.sum(dim=1).clamp(max=max(1, most - 1))
+    any_of = cosines.masked_fill(~alike, -torch.inf).scatter(1, rows[:, None], -2.0).argmax(dim=1)
+    partners[:, 0] = torch.where(counts > 0, partners[:, 0], any_of)
+    return partners, counts.clamp(min=1)

@@ -21,7 +21,7 @@ from pixdex.encoders.compose import ComposedEncoder
 from pixdex.errors import ConfigError
 from pixdex.pictures import Item, from_files, is_folder, path_exists, source_of
 from pixdex.training._batches import Batches, generator_of
-from pixdex.training._device import device_named
+from pixdex.training._device import described, device_named
 from pixdex.training._judging import Judge, facts, page_of, selected
 from pixdex.training._loop import Follow, Pace, run
 from pixdex.training._network import Learning, begun, groups, loaded, trainable_encoder
@@ -185,7 +185,7 @@ def _adapted(
         "pretext": pretext,
         "adaptation": asdict(adaptation),
         "pace": asdict(pace),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": described(device),
         "candidates": selection.candidates,
         "chosen": selection.name,
         **facts(outcome),
@@ -256,4 +256,4 @@ class _Adapting:
         self._pretext.stepped(self.module.net)
 
     def judge(self) -> float | None:
-        return None if self._judge is None else self._judge(self.module.net).score
+        return None if self._judge is None else self._judge.round(self.module.net)

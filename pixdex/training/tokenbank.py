@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - what everybody calls it
 
+from pixdex.encoders.tokens import Choice, Coding
 from pixdex.errors import ConfigError
 from pixdex.training.augment import Augmentation
 
-__all__ = ["Bank", "Recipe", "Trunk", "bank_of", "chosen", "edited", "projected", "quantized"]
+__all__ = ["Bank", "Recipe", "Trunk", "bank_of", "chosen", "edited", "plain", "projected", "quantized", "tokens_of"]
 
 Trunk: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """Pictures float32 ``[n, 3, s, s]`` in [0, 1] to descriptors ``[n, t, d]``, the guides ``[n, d]`` by which tokens are chosen, and
@@ -32,16 +33,22 @@ class Recipe:
 
     Attributes:
         count: tokens a picture, at most.
-        mean: float32 ``[d]``, see ``pixdex.encoders.tokens.Projection``.
-        basis: float32 ``[d, k]``.
+        mean: float32 ``[d]``, see ``pixdex.encoders.tokens.Projection``; None: nothing is projected.
+        basis: float32 ``[d, k]``, or None likewise.
+        choice: which descriptors.
+        coding: how their values are kept.
     """
 
     count: int
-    mean: Tensor
-    basis: Tensor
+    mean: Tensor | None = None
+    basis: Tensor | None = None
+    choice: Choice = Choice.DIVERSE
+    coding: Coding = Coding.INT8
 
     def to(self, device: torch.device) -> Recipe:
         """The same on a device."""
+        if self.mean is None or self.basis is None:
+            return self
         return replace(self, mean=self.mean.to(device), basis=self.basis.to(device))
 
 
@@ -50,14 +57,17 @@ class Bank:
     """Views of n pictures, of which the first is the picture itself.
 
     Attributes:
-        tokens: int8 ``[n, v, t, k]``, in spatial order.
-        rank: uint8 ``[n, v, t]``: when each was chosen; those below c are the tokens of a recipe of c.
+        tokens: int8 ``[n, v, t, k]``, in spatial order; of bits 1 and -1.
+        rank: int16 ``[n, v, t]``: when each was chosen; those below c are the tokens of a recipe of c.
         vectors: float16 ``[n, v, d]``, of length one.
+        fine: float16 ``[n, v, t, d]``, the same descriptors as they were before projection and coding, of length one; None
+            where nobody asked for them.
     """
 
     tokens: Tensor
     rank: Tensor
     vectors: Tensor
+    fine: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -69,7 +79,32 @@ class Bank:
 
     def take(self, rows: Tensor) -> Bank:
         """Some of the pictures."""
-        return Bank(self.tokens[rows], self.rank[rows], self.vectors[rows])
+        fine = None if self.fine is None else self.fine[rows]
+        return Bank(self.tokens[rows], self.rank[rows], self.vectors[rows], fine)
+
+    def to(self, device: torch.device) -> Bank:
+        """The same on a device."""
+        tokens, rank, vectors = (part.to(device) for part in (self.tokens, self.rank, self.vectors))
+        return Bank(tokens, rank, vectors, None if self.fine is None else self.fine.to(device))
+
+    def finest(self) -> Bank:
+        """The same views with the descriptors as they were.
+
+        Raises:
+            ConfigError: they were not kept.
+        """
+        if self.fine is None:
+            raise ConfigError("these views were made without their full-precision descriptors")
+        return Bank(self.fine, self.rank, self.vectors)
+
+    @classmethod
+    def joined(cls, banks: Sequence[Bank], dim: int = 0) -> Bank:
+        """One after the other: pictures, or with ``dim=1`` views."""
+        tokens, rank, vectors = (
+            torch.cat([getattr(bank, name) for bank in banks], dim=dim) for name in ("tokens", "rank", "vectors")
+        )
+        fine = [bank.fine for bank in banks if bank.fine is not None]
+        return cls(tokens, rank, vectors, torch.cat(fine, dim=dim) if fine else None)
 
 
 def bank_of(
@@ -82,9 +117,10 @@ def bank_of(
     device: torch.device,
     seed: int = 0,
     batch: int = 256,
+    fine: bool = False,
     count: Callable[[int, int], None] | None = None,
 ) -> Bank:
-    """The bank of pictures uint8 ``[n, 3, h, w]``, ``views`` of each; it lies on ``device``.
+    """The bank of pictures uint8 ``[n, 3, h, w]``, ``views`` of each, with their descriptors if ``fine``; it lies on ``device``.
 
     Raises:
         ConfigError: no pictures.
@@ -93,7 +129,7 @@ def bank_of(
         raise ConfigError("no pictures to make tokens of")
     recipe = recipe.to(device)
     generator = torch.Generator().manual_seed(seed)
-    parts: list[list[Bank]] = []
+    columns: list[Bank] = []
     for view in range(views):
         column = []
         for start in range(0, len(pictures), batch):
@@ -101,40 +137,57 @@ def bank_of(
             with torch.no_grad():
                 shown = plain(held, size) if view == 0 else edited(held, size, generator)
                 cells, guide, vectors = trunk(shown)
-                tokens, rank = tokens_of(cells, guide, recipe)
-            column.append(Bank(tokens, rank, vectors.half()))
+                kept, rank = kept_of(cells, guide, recipe)
+            finest = F.normalize(kept, dim=2).half()[:, None] if fine else None
+            column.append(Bank(coded(kept, recipe)[:, None], rank[:, None], vectors.half()[:, None], finest))
             if count is not None:
                 count(view * len(pictures) + start + len(held), views * len(pictures))
-        parts.append(column)
-    return Bank(
-        *(
-            torch.stack([torch.cat([getattr(b, name) for b in column]) for column in parts], dim=1)
-            for name in Bank.__slots__
-        )
-    )
+        columns.append(Bank.joined(column))
+    return Bank.joined(columns, dim=1)
 
 
 def tokens_of(cells: Tensor, guide: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Tokens int8 ``[n, t, k]`` and rank uint8 ``[n, t]`` of descriptors ``[n, t, d]``."""
+    """Tokens int8 ``[n, t, k]`` and rank int16 ``[n, t]`` of descriptors ``[n, t, d]``."""
+    kept, rank = kept_of(cells, guide, recipe)
+    return coded(kept, recipe), rank
+
+
+def kept_of(cells: Tensor, guide: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """The descriptors that are kept, float32 ``[n, c, d]``, and when each was chosen, int16 ``[n, c]``."""
     cells = cells.float()
-    places, rank = chosen(cells, guide.float(), recipe.count)
-    kept = cells.gather(1, places[:, :, None].expand(-1, -1, cells.shape[2]))
-    return quantized(projected(kept, recipe)), rank.to(torch.uint8)
+    places, rank = chosen(cells, guide.float(), recipe.count, recipe.choice)
+    return cells.gather(1, places[:, :, None].expand(-1, -1, cells.shape[2])), rank.to(torch.int16)
 
 
-def chosen(cells: Tensor, guide: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Which descriptors farthest-point sampling keeps: places int64 ``[n, c]`` in spatial order, and when each was chosen.
+def coded(kept: Tensor, recipe: Recipe) -> Tensor:
+    """int8 ``[..., k]`` of descriptors ``[..., d]``."""
+    values = projected(kept, recipe)
+    if recipe.coding is Coding.BITS:
+        return torch.where(values > 0, 1, -1).to(torch.int8)
+    return quantized(values)
+
+
+def chosen(cells: Tensor, guide: Tensor, count: int, choice: Choice = Choice.DIVERSE) -> tuple[Tensor, Tensor]:
+    """Which descriptors are kept: places int64 ``[n, c]`` in spatial order, and when each was chosen.
 
     See ``pixdex.encoders.tokens.select``.
     """
     units = F.normalize(cells, dim=2)
+    count = min(count, cells.shape[1])
+    if choice is Choice.DIVERSE:
+        places = _farthest(units, guide, count)
+    else:
+        worth = torch.einsum("ntd,nd->nt", units, guide) if choice is Choice.CLS else cells.square().sum(dim=2)
+        places = worth.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return places.sort(dim=1)
+
+
+def _farthest(units: Tensor, guide: Tensor, count: int) -> Tensor:
+    """Farthest-point sampling: places int64 ``[n, c]`` in the order in which they are chosen."""
     pictures, total = units.shape[:2]
-    every = torch.arange(pictures, device=cells.device)
+    every = torch.arange(pictures, device=units.device)
     last = torch.einsum("ntd,nd->nt", units, guide).argmax(dim=1)
-    if count >= total:
-        places = torch.arange(total, device=cells.device).expand(pictures, -1)
-        return places, torch.zeros_like(places)
-    nearest = torch.full((pictures, total), -torch.inf, device=cells.device)
+    nearest = torch.full((pictures, total), -torch.inf, device=units.device)
     order = [last]
     for _ in range(count - 1):
         likeness = torch.bmm(units, units[every, last][:, :, None])[:, :, 0]
@@ -142,12 +195,13 @@ def chosen(cells: Tensor, guide: Tensor, count: int) -> tuple[Tensor, Tensor]:
         nearest[every, last] = torch.inf
         last = nearest.argmin(dim=1)
         order.append(last)
-    places = torch.stack(order, dim=1)
-    return places.sort(dim=1)
+    return torch.stack(order, dim=1)
 
 
 def projected(cells: Tensor, recipe: Recipe) -> Tensor:
-    """float32 ``[..., k]`` of descriptors ``[..., d]``: ``(unit(x) - mean) @ basis``."""
+    """float32 ``[..., k]`` of descriptors ``[..., d]``: ``(unit(x) - mean) @ basis``, or as they are where nothing is projected."""
+    if recipe.mean is None or recipe.basis is None:
+        return cells
     return (F.normalize(cells, dim=-1) - recipe.mean) @ recipe.basis
 
 

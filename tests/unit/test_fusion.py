@@ -97,6 +97,7 @@ def test_qdrants_own_functions_give_the_same(seed: int) -> None:
     assert scores(fusion.distribution(lists)) == pytest.approx({str(p.id): p.score for p in dbsf})
 
 
+@pytest.mark.filterwarnings("ignore")  # what numba says when it compiles
 @pytest.mark.parametrize("seed", range(5))
 def test_ranx_gives_the_same(seed: int) -> None:
     ranx = pytest.importorskip("ranx")
@@ -164,3 +165,26 @@ def test_a_query_moves_by_what_is_liked() -> None:
     query, up, down = np.array([1, 0], "f4"), np.array([0, 1], "f4"), np.array([0, -1], "f4")
     assert fusion.rocchio(query, more=[up, up], less=[down]).tolist() == pytest.approx([1, 0.9])
     assert fusion.rocchio(query).tolist() == [1, 0]
+
+
+# --- hits that score the same ---------------------------------------------------------------------
+
+
+def test_hits_that_score_the_same_share_the_mean_of_their_ranks() -> None:
+    tied = [Hit("a", 0.9), Hit("b", 0.5), Hit("c", 0.5 - 4e-7), Hit("d", 0.5 + 4e-7), Hit("e", 0.1)]
+    found = scores(fusion.reciprocal_rank({"a": tied}, k=0))
+    assert found == pytest.approx({"a": 1, "b": 1 / 3, "c": 1 / 3, "d": 1 / 3, "e": 1 / 5})
+    other = [tied[0], tied[3], tied[1], tied[2], tied[4]]
+    assert scores(fusion.reciprocal_rank({"a": other}, k=0)) == found, "whatever order a store gives them in"
+
+
+def test_a_list_is_not_cut_between_them() -> None:
+    hits = [Hit(str(n), s) for n, s in enumerate([0.9, 0.8, 0.5, 0.5, 0.5, 0.1])]
+
+    def cut(depth: int, *, of: int = 6, all_there: bool = True) -> int:
+        return len(fusion.levelled(hits[:of], depth, all_there=all_there))
+
+    assert [cut(depth) for depth in range(1, 8)] == [1, 2, 5, 5, 5, 6, 6]
+    assert cut(3, of=4, all_there=False) == 2, "there may be more of them"
+    assert cut(3, of=6, all_there=False) == 5
+    assert len(fusion.levelled(hits[2:4], 1, all_there=False)) == 2, "better some than none"

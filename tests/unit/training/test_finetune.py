@@ -24,6 +24,7 @@ from pixdex.errors import AlreadyExists, ConfigError
 from pixdex.pictures import Item
 from pixdex.training import lora
 from pixdex.training._batches import generator_of
+from pixdex.training._device import described
 from pixdex.training._loop import Pace
 from pixdex.training._network import Embedder, choose, depths, groups, mixed
 from pixdex.training._pictures import hold
@@ -101,7 +102,10 @@ def test_it_is_trained_again_on_all_classes(model: str, data: Labelled, tmp_path
     assert once.encoder.fingerprint.digest != tuned.encoder.fingerprint.digest
 
 
-def test_a_linear_head_is_trained_too(encoder: ComposedEncoder, data: Labelled, tmp_path: Path) -> None:
+def test_a_linear_head_is_trained_too(
+    encoder: ComposedEncoder, data: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pixdex.training._device._pays", lambda: False)  # to compare vectors to five digits
     head = LinearHead(np.eye(32, 16, dtype=np.float32), np.zeros(16, dtype=np.float32), (8,))
     headed = ComposedEncoder(encoder.trunk, replace(encoder.composition, head=head), name="headed", reference="headed")
     assert np.allclose(
@@ -117,7 +121,10 @@ def test_a_linear_head_is_trained_too(encoder: ComposedEncoder, data: Labelled, 
     assert not np.allclose(loaded.composition.head.weight, head.weight)
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_result(model: str, data: Labelled, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["lora", "checkpointing"])
+def test_killed_at_any_moment_it_goes_on_to_the_same_result(
+    model: str, data: Labelled, tmp_path: Path, name: str
+) -> None:
     """Another process, ended by SIGKILL in the middle of the run."""
     script = (
         "import os, signal, sys\n"
@@ -125,25 +132,34 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_result(model: str, data: La
         "import test_finetune as t, tuning_toys\n"
         "def follow(facts):\n"
         "    if facts['step'] > 10: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "t.finetune(tuning_toys.coloured(), sys.argv[2], encoder=sys.argv[1], recipe=t.KILLED, pace=t.KILLED_PACE, follow=follow)\n"
+        "t.finetune(tuning_toys.coloured(), sys.argv[2], encoder=sys.argv[1], recipe=t.KILLED[sys.argv[4]], pace=t.KILLED_PACE, follow=follow)\n"
     )
     out = tmp_path / "out"
     here = str(Path(__file__).parent)
-    done = subprocess.run([sys.executable, "-c", script, model, str(out), here], check=False, stderr=subprocess.PIPE)
+    line = [sys.executable, "-c", script, model, str(out), here, name]
+    done = subprocess.run(line, check=False, stderr=subprocess.PIPE)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert (tmp_path / "out.partial" / "checkpoint.pt").is_file()
     assert not out.exists()
     steps = []
     resumed = finetune(
-        data, out, encoder=model, recipe=KILLED, pace=KILLED_PACE, follow=lambda facts: steps.append(facts["step"])
+        data,
+        out,
+        encoder=model,
+        recipe=KILLED[name],
+        pace=KILLED_PACE,
+        follow=lambda facts: steps.append(facts["step"]),
     )
     assert min(steps) > 10
-    straight = finetune(data, tmp_path / "straight", encoder=model, recipe=KILLED, pace=KILLED_PACE)
+    straight = finetune(data, tmp_path / "straight", encoder=model, recipe=KILLED[name], pace=KILLED_PACE)
     assert resumed.encoder.fingerprint.digest == straight.encoder.fingerprint.digest
     assert resumed.report["history"][-1]["score"] == straight.report["history"][-1]["score"]
 
 
-KILLED = replace(RECIPE, what="lora:2", mixes=(1.0,), validation=0.3)
+KILLED = {
+    "lora": replace(RECIPE, what="lora:2", mixes=(1.0,), validation=0.3),
+    "checkpointing": replace(RECIPE, checkpointing=True, mixes=(1.0,), validation=0.3),
+}
 KILLED_PACE = replace(PACE, keep_seconds=0, rounds=3)
 
 
@@ -292,6 +308,46 @@ def test_lora_starts_as_nothing_and_is_merged_exactly() -> None:
     torch.testing.assert_close(network(x).detach(), adapted)
     with pytest.raises(ConfigError, match="no"):
         lora.inject(nn.Conv2d(3, 3, 1), 4)
+
+
+def test_without_activations_blocks_run_twice_and_gradients_stay(encoder: ComposedEncoder) -> None:
+    pictures = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    gradients, calls = [], []
+    for frugal in (False, True):
+        network = Embedder(encoder).train()
+        if frugal:
+            network.save_memory()
+        count = 0
+
+        def note(*_: object) -> None:
+            nonlocal count
+            count += 1
+
+        blocks = next(module for module in network.modules() if isinstance(module, nn.ModuleList))
+        next(module for module in blocks[0].modules() if isinstance(module, nn.Linear)).register_forward_pre_hook(note)
+        network(pictures)[:, 0].sum().backward()
+        calls.append(count)
+        gradients.append([p.grad for p in network.parameters() if p.grad is not None])
+    assert calls == [1, 2]
+    assert len(gradients[0]) == len(gradients[1]) > 10
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain)
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_a_processor_that_is_faster_in_bfloat16_computes_in_it(
+    encoder: ComposedEncoder, monkeypatch: pytest.MonkeyPatch, pays: bool
+) -> None:
+    monkeypatch.setattr("pixdex.training._device._pays", lambda: pays)
+    network = Embedder(encoder)
+    seen: list[torch.dtype] = []
+    layer = next(module for module in network.modules() if isinstance(module, nn.Linear))
+    layer.register_forward_hook(lambda _module, _given, made: seen.append(made.dtype))
+    vectors = network(torch.rand(2, 3, 32, 32))
+    assert seen == [torch.bfloat16 if pays else torch.float32]
+    assert vectors.dtype == torch.float32
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert described(torch.device("cpu")) == ("cpu, bfloat16" if pays else "cpu, float32")
 
 
 def test_mixing_and_spreading() -> None:

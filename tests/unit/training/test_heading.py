@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -208,10 +210,42 @@ def test_what_cannot_be_trained_is_refused(pictures: Path, trained: Path, tmp_pa
         train_head(pictures, tmp_path / "out", encoder="classic", progress=False)
     with pytest.raises(ConfigError, match="has a head already"):
         train_head(pictures, tmp_path / "out", encoder=str(trained), progress=False)
-    with pytest.raises(AlreadyExists, match="not empty"):
+    with pytest.raises(AlreadyExists, match="there already"):
         train_head(pictures, trained, encoder="classic", progress=False)
     with pytest.raises(ConfigError, match="did you mean 'triplet'"):
         train_head(pictures, tmp_path / "out", encoder="classic", loss="triplets", progress=False)
+
+
+def test_a_folder_appears_with_its_report_or_not_at_all(
+    pictures: Path, model: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full once the encoder is written."""
+    write = Path.write_text
+
+    def full(path: Path, *given: Any, **named: Any) -> int:
+        if path.name == "report.html":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, *given, **named)
+
+    def train() -> None:
+        train_head(
+            pictures,
+            tmp_path / "out",
+            encoder=f"hf:{model}?runtime=torch",
+            recipe=RECIPE,
+            share=0.4,
+            cache=trained.parent / "cache",
+            progress=False,
+        )
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(ConfigError, match="out cannot be written: No space left"):
+        train()
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    monkeypatch.setenv("PIXDEX_RUNTIME", "torch")
+    train()
+    assert {"pixdex.json", "report.json", "report.html"} <= {file.name for file in (tmp_path / "out").iterdir()}
 
 
 def test_the_command(pictures: Path, model: Path, tmp_path: Path) -> None:

@@ -1,20 +1,33 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from pixdex.errors import ConfigError  # noqa: E402
-from pixdex.training.pairnets import CrossNet, CrossShape, TransportNet, TransportShape, described, made  # noqa: E402
+from pixdex.rerankers.learned import LOOKS, SCORES  # noqa: E402
+from pixdex.training.pairfolder import read_net, save_reranker  # noqa: E402
+from pixdex.training.pairnets import (  # noqa: E402
+    FORMS,
+    CrossNet,
+    CrossShape,
+    TransportNet,
+    TransportShape,
+    described,
+    made,
+)
+from pixdex.types import Fingerprint, TokenSpec  # noqa: E402
 
-KINDS = ["cross", "both", "transport"]
+KINDS = ["cross", "both", "symmetric", "transport"]
 
 
 def net_of(kind: str):
     torch.manual_seed(3)
     if kind == "transport":
         return TransportNet(TransportShape(token_dim=8, dim=16, hidden=16)).eval()
-    attention = "both" if kind == "both" else "query"
+    attention = "query" if kind == "cross" else kind
     return CrossNet(CrossShape(token_dim=8, dim=16, heads=2, hidden=16, attention=attention)).eval()
 
 
@@ -86,6 +99,55 @@ def test_the_plan_carries_what_the_tokens_hold() -> None:
     assert (plan[:, 0].argmax(dim=2) == torch.arange(5)).all()
     best = plan.amax(dim=3).sum(dim=2)
     assert (best[0, 0] > 1.5 * best[0, 1:]).all()
+
+
+def test_the_symmetric_form_gives_a_pair_one_score() -> None:
+    """The others need not, and do not."""
+    query, query_mask, candidates, mask, first = lists(queries=1, count=1)
+    pair = (query, query_mask, candidates, mask, first)
+    turned = (candidates[:, 0], mask[:, 0], query[:, None], query_mask[:, None], first)
+    with torch.no_grad():
+        one, other = net_of("symmetric")(*pair), net_of("symmetric")(*turned)
+        assert torch.allclose(one, other, atol=1e-5)
+        assert not torch.allclose(net_of("both")(*pair), net_of("both")(*turned), atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_transport_begins_by_liking_what_matches(seed: int) -> None:
+    """And a higher cosine of the first stage: where it began by the contrary it learned nothing."""
+    torch.manual_seed(seed)
+    net = TransportNet(TransportShape(token_dim=8)).eval()
+    query, query_mask, candidates, mask, first = lists(count=2, tq=6)
+    candidates[:, 0] = query
+    with torch.no_grad():
+        scores = net(query, query_mask, candidates, mask, torch.full_like(first, 0.5))
+        assert (scores[:, 0] > scores[:, 1]).all()
+        assert (net(query, query_mask, candidates, mask, torch.full_like(first, 0.9)) > scores).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_as_a_graph_is_the_network(form: str, tmp_path: Path) -> None:
+    """With masks, and lists of other lengths than that of the export."""
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(3)
+    net = made("cross", {"token_dim": 8, "dim": 16, "heads": 2, "hidden": 16, **FORMS[form]})
+    spec = TokenSpec(count=6, dim=8, fingerprint=Fingerprint(encoder="toy", digest="0" * 32))
+    save_reranker(net, tmp_path / "made", [spec])
+    again = read_net(tmp_path / "made").eval()
+    query, query_mask, candidates, mask, first = lists(queries=1, count=5, tq=6, td=7)
+    query_mask[:, 4:] = 0
+    mask[:, 1:, 5:] = 0
+    names = ("query", "query_mask", "candidates", "candidate_mask", "first")
+    feed = {n: t.numpy() for n, t in zip(names, (query, query_mask, candidates, mask, first), strict=True)}
+    with torch.no_grad():
+        expected = again(query, query_mask, candidates, mask, first)
+        looks = again.correspondences(query, query_mask, candidates, mask)
+    session = runtime.InferenceSession(str(tmp_path / "made" / SCORES))
+    assert session.run(None, feed)[0] == pytest.approx(expected.numpy(), abs=1e-4)
+    del feed["first"]
+    session = runtime.InferenceSession(str(tmp_path / "made" / LOOKS))
+    assert session.run(None, feed)[0] == pytest.approx(looks.numpy(), abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

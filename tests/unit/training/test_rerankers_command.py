@@ -14,9 +14,8 @@ from PIL import Image
 from pixdex import encoders, rerankers
 from pixdex.encoders import mini
 from pixdex.rerankers.port import Candidate, Query
+from pixdex.training import pairing, tokenviews
 from pixdex.training import rerankers as command
-from pixdex.training.reranking import judged
-from pixdex.training.tokenbank import Bank
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -65,13 +64,13 @@ def train(pictures: Path, output: Path, *more: object, encoder: object = "mini",
 
 def test_it_writes_a_reranker_that_loads(pictures: Path, bank: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     target, learned = tmp_path / "mine", []
-    training = command.train_reranker
-    monkeypatch.setattr(command, "train_reranker", lambda *a, **more: (learned.append(a[1]), training(*a, **more))[1])
+    training = pairing.fit
+    monkeypatch.setattr(pairing, "fit", lambda *a, **more: (learned.append(a[1]), training(*a, **more))[1])
     assert train(pictures, target, "--bank", bank) == 0
     assert f"transport:{target}" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.partial"))
     made = rerankers.load(f"transport:{target}")
-    assert made.trained["pictures"] == len(learned[0]) == 23 - 23 // 5
+    assert made.trained["pictures"] == len(learned[0]) == 23 - 5
     assert made.trained["steps"] > 0
     encoder = encoders.load("mini")
     made.check(encoder.token_spec)
@@ -85,25 +84,6 @@ def test_it_writes_a_reranker_that_loads(pictures: Path, bank: Path, tmp_path: P
     assert "there already" in capsys.readouterr().err
 
 
-def test_what_judges() -> None:
-    """Views of four of ten pictures are to be found by these; of classes, others than the one that asks."""
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(10, 1, 8)) + 0.01 * rng.normal(size=(10, 4, 8))
-    vectors = torch.from_numpy(vectors / np.linalg.norm(vectors, axis=2, keepdims=True)).half()
-    tokens = torch.arange(40, dtype=torch.int8).reshape(10, 4, 1, 1)
-    bank = Bank(tokens, torch.zeros(10, 4, 1, dtype=torch.uint8), vectors)
-    data = command._copies(bank)
-    views = [4 * picture + view for picture in range(4) for view in (1, 2, 3)]
-    assert data.tokens.flatten().tolist() == [*views, *(4 * picture for picture in range(4, 10))]
-    assert data.positives.tolist() == [3] * 4
-    assert judged(data.first, data) == {"recall@1": 1.0, "map": 1.0}
-    labels = torch.arange(10) // 5
-    data = command._classmates(bank, labels)
-    assert data.positives.tolist() == [4] * 10
-    assert all(row not in found for row, found in enumerate(data.lists.tolist()))
-    assert torch.equal(data.match, labels[data.lists] == labels[:, None])
-
-
 def test_it_goes_on_after_ctrl_c_and_from_another(
     pictures: Path, bank: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
@@ -112,12 +92,12 @@ def test_it_goes_on_after_ctrl_c_and_from_another(
 
     target = tmp_path / "mine"
     with monkeypatch.context() as patch:
-        patch.setattr(command, "train_reranker", stopped)
+        patch.setattr(pairing, "fit", stopped)
         assert train(pictures, target) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert not target.exists()
     with monkeypatch.context() as patch:
-        patch.setattr(command, "bank_of", stopped)
+        patch.setattr(tokenviews, "bank_of", stopped)
         assert train(pictures, target) == 0  # which made no views again
     onward = ("--bank", bank, "--start", target)
     assert train(pictures, tmp_path / "again", *onward) == 0
@@ -139,7 +119,7 @@ def test_classes_and_a_projection_of_its_own(pictures: Path, tmp_path: Path, mon
     assert train(pictures, target, "--labels", encoder=plain, kind="cross") == 0
     made = rerankers.load(f"cross:{target}")
     assert made.name == "cross-classes"
-    assert made.trained["pictures"] < 23 - 23 // 5
+    assert made.trained["pictures"] < 23
     shutil.copyfile(target / "token_projection.safetensors", plain / projection)
     (plain / "pixdex.json").write_text(json.dumps({**about, "token_projection": projection}))
     spec = encoders.load(str(plain)).token_spec

@@ -15,6 +15,7 @@ from pixdex.training.pairnets import made  # noqa: E402
 from pixdex.training.reranking import (  # noqa: E402
     Judged,
     Mining,
+    fit,
     judged,
     lists_of,
     loss_of,
@@ -22,7 +23,6 @@ from pixdex.training.reranking import (  # noqa: E402
     mined,
     scored,
     shortlists,
-    train_reranker,
 )
 from pixdex.training.tokenbank import Bank  # noqa: E402
 
@@ -88,12 +88,51 @@ def test_negatives_are_the_nearest_that_do_not_match() -> None:
     cosines = (vectors @ vectors.T).numpy()
     labels = torch.arange(30) // 3
     for classes, groups in ((None, torch.arange(30)), (labels, labels)):
-        found = mined(bank, classes, 5)
+        found = mined(bank, classes, Mining(neighbours=5)).others
         for row in (0, 17):
             others = [other for other in np.argsort(-cosines[row]) if groups[other] != groups[row]]
             assert found[row].tolist() == others[:5]
     with pytest.raises(ConfigError, match="nothing to tell apart"):
-        mined(bank, torch.zeros(30, dtype=torch.int64), 5)
+        mined(bank, torch.zeros(30, dtype=torch.int64))
+    lonely = bank_of(30, views=1)
+    with pytest.raises(ConfigError, match="another of its class"):
+        mined(lonely, torch.arange(30))
+
+
+def test_matches_are_the_nearest_of_a_label() -> None:
+    """As far as they are within reach; where none is, the nearest of all, and of who is alone itself, which asks only where
+    there are edits of it.
+    """
+    bank = bank_of(30, views=1)
+    vectors = bank.vectors[:, 0].float()
+    cosines = (vectors @ vectors.T).fill_diagonal_(-9).numpy()
+    labels = torch.arange(30) // 5
+    labels[7] = 6
+    found = mined(bank, labels, Mining(reach=12))
+    for row in range(30):
+        same = [other for other in np.argsort(-cosines[row]) if labels[other] == labels[row] and other != row]
+        near = [other for other in same if other in np.argsort(-cosines[row])[:12]]
+        expected = near or same[:1] or [row]
+        assert found.partners[row, : found.counts[row]].tolist() == expected
+    assert found.asking.tolist() == [row for row in range(30) if row != 7]
+    assert mined(bank_of(30), labels, Mining(reach=12)).asking.tolist() == list(range(30))
+
+
+def test_harder_matches_are_farther() -> None:
+    bank = bank_of(60, views=1)
+    bank.tokens[:] = torch.arange(60)[:, None, None, None]
+    labels = torch.arange(60) % 2
+    vectors = bank.vectors[:, 0].float()
+    place = (vectors @ vectors.T).argsort(dim=1, descending=True).argsort(dim=1)
+    means = []
+    for hardness in (1.0, 3.0):
+        mining = Mining(queries=400, negatives=1, shortest=1, hardness=hardness)
+        lists = lists_of(bank, mined(bank, labels, mining), mining, torch.Generator().manual_seed(0))
+        rows, matches = lists.query[:, 0, 0].long(), lists.candidates[:, 0, 0, 0].long()
+        assert (labels[rows] == labels[matches]).all()
+        assert (rows != matches).all()
+        means.append(float(place[rows, matches].float().mean()))
+    assert means[1] > means[0] + 8
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -104,7 +143,7 @@ def test_lists_have_one_match_which_is_not_the_query_itself(labelled: bool) -> N
     bank.tokens[..., 0] = torch.arange(4)[None, :, None]
     labels = torch.arange(30) // 3 if labelled else None
     mining = Mining(queries=200, negatives=4, neighbours=8, shortest=2, whole=0.3)
-    lists = lists_of(bank, mined(bank, labels, 8), labels, mining, torch.Generator().manual_seed(0))
+    lists = lists_of(bank, mined(bank, labels, mining), mining, torch.Generator().manual_seed(0))
     query, query_view = lists.query[:, 0, 1], lists.query[:, 0, 0]
     pictures, views = lists.candidates[:, :, 0, 1], lists.candidates[:, :, 0, 0]
     assert lists.match.tolist() == [[1, 0, 0, 0, 0]] * 200
@@ -139,12 +178,12 @@ def test_it_learns_to_find_copies(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = made(kind, values)
     before = judged(judge.first, judge)["map"]
-    outcome = train_reranker(net, bank, judge, pace=pace, device=CPU, mining=mining, work=tmp_path)
+    outcome = fit(net, bank, judge, pace=pace, device=CPU, mining=mining, work=tmp_path)
     after = judged(scored(net, judge), judge)["map"]
     assert outcome.score == pytest.approx(after)
     assert after > before + 0.3
     again = made(kind, values)
-    train_reranker(again, bank, judge, pace=pace, device=CPU, mining=mining, work=tmp_path)
+    fit(again, bank, judge, pace=pace, device=CPU, mining=mining, work=tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
 
 
@@ -163,13 +202,45 @@ def test_a_teacher_is_followed() -> None:
         torch.manual_seed(0)
         net = made("transport", SHAPE)
         pace = Pace(steps=40, rounds=1, average=0.8, device="cpu")
-        train_reranker(net, bank, None, pace=pace, device=CPU, mining=mining, teacher=teacher)
+        fit(net, bank, None, pace=pace, device=CPU, mining=mining, teacher=teacher)
         scores.append(judged(scored(net, judge), judge)["map"])
     assert scores[0] > scores[1] + 0.2
 
 
+def test_a_teacher_sees_all_tokens_of_the_same_lists() -> None:
+    """Of the student's pictures and views, whose own lists are cut."""
+    seen: list[tuple[torch.Tensor, ...]] = []
+
+    class Noting(torch.nn.Module):
+        def forward(self, query, query_mask, candidates, candidate_mask, first):
+            seen.append((query[..., :8], query_mask, candidates[..., :8], first))
+            return first
+
+    bank = bank_of(40)
+    wide = Bank(torch.cat([bank.tokens, bank.tokens], dim=3).float() / 3, bank.rank, bank.vectors)
+    student = made("transport", SHAPE)
+    plain = student.forward
+    student.forward = lambda *given: (seen.append((given[0], given[1], given[2], given[4])), plain(*given))[1]
+    mining = Mining(queries=16, negatives=5, neighbours=20, shortest=2, whole=0.0, blind=1.0)
+    fit(
+        student,
+        bank,
+        None,
+        pace=Pace(steps=1, rounds=1, device="cpu"),
+        device=CPU,
+        mining=mining,
+        teacher=(Noting(), wide),
+    )
+    mine, theirs = seen
+    assert torch.allclose(mine[0] / 3, theirs[0])
+    assert torch.allclose(mine[2] / 3, theirs[2])
+    assert mine[1].mean() < 0.9
+    assert theirs[1].min() == 1
+    assert mine[3].abs().max() == 0 < theirs[3].abs().max()
+
+
 def test_without_labels_it_takes_two_views() -> None:
     with pytest.raises(ConfigError, match="two views"):
-        train_reranker(made("transport", SHAPE), bank_of(views=1), None, pace=Pace(steps=1, device="cpu"), device=CPU)
+        fit(made("transport", SHAPE), bank_of(views=1), None, pace=Pace(steps=1, device="cpu"), device=CPU)
     with pytest.raises(ConfigError, match="1 or more"):
         Mining(queries=0)

@@ -5,9 +5,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from pixdex.encoders.tokens import Coding, Projection, select, unit  # noqa: E402
+from pixdex.encoders.tokens import Choice, Coding, Projection, select, unit  # noqa: E402
 from pixdex.errors import ConfigError  # noqa: E402
-from pixdex.training.tokenbank import Recipe, bank_of, edited, plain, tokens_of  # noqa: E402
+from pixdex.rerankers.maxsim import unpacked  # noqa: E402
+from pixdex.training.tokenbank import Recipe, bank_of, edited, plain, projected, quantized, tokens_of  # noqa: E402
 
 
 def recipe_of(count: int, dim: int = 12, width: int = 8) -> tuple[Recipe, Projection]:
@@ -34,6 +35,19 @@ def test_tokens_are_those_that_an_encoder_makes(count: int) -> None:
     # One step apart where the sums are rounded in another order.
     assert np.abs(tokens.numpy().astype(int) - expected).max() <= 1
     assert (tokens.numpy() == expected).mean() > 0.99
+
+
+@pytest.mark.parametrize("choice", Choice)
+def test_every_choice_and_signs_are_those_of_an_encoder(choice: Choice) -> None:
+    rng = np.random.default_rng(4)
+    cells = rng.normal(size=(5, 20, 16)).astype(np.float32)
+    guide = unit(rng.normal(size=(5, 16)).astype(np.float32))
+    expected = Coding.BITS.pack(select(cells, guide, 6, choice))
+    recipe = Recipe(count=6, choice=choice, coding=Coding.BITS)
+    tokens, rank = tokens_of(torch.from_numpy(cells), torch.from_numpy(guide), recipe)
+    assert np.array_equal(tokens.numpy(), unpacked(expected))
+    few = unpacked(Coding.BITS.pack(select(cells, guide, 2, choice)))
+    assert all(np.array_equal(tokens[n][rank[n] < 2].numpy(), few[n]) for n in range(5))
 
 
 def test_the_first_by_rank_are_the_tokens_of_a_smaller_budget() -> None:
@@ -64,9 +78,16 @@ def test_a_bank_holds_the_picture_and_edits_of_it() -> None:
     whole, _ = tokens_of(*trunk(plain(pictures, 16))[:2], recipe_of(5)[0])
     assert torch.equal(bank.tokens[:, 0], whole)
     assert not torch.equal(bank.tokens[:, 1], whole)
-    again = bank_of(pictures, trunk, recipe_of(5)[0], **options)
+    again = bank_of(pictures, trunk, recipe_of(5)[0], **options, fine=True)
     assert torch.equal(again.tokens, bank.tokens)
     assert torch.equal(bank.take(torch.tensor([3])).vectors, bank.vectors[3:4])
+    with pytest.raises(ConfigError, match="full-precision"):
+        bank.finest()
+    finest = again.finest()
+    assert finest.tokens.shape == (9, 4, 5, 12)
+    assert torch.equal(finest.rank, bank.rank)
+    coarser = quantized(projected(finest.tokens.float(), recipe_of(5)[0]))
+    assert (coarser.int() - bank.tokens).abs().max() <= 1
     with pytest.raises(ConfigError, match="no pictures"):
         bank_of(pictures[:0], trunk, recipe_of(5)[0], **options)
 
