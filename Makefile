@@ -109,6 +109,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.ssl
 	$(BIN)/python -m benchmarks.rerank
 	$(BIN)/python -m benchmarks.rerank_cost
+	$(BIN)/python -m benchmarks.never_worse
 	$(BIN)/python -m pip install $(PIP_OPTIONS) --editable ".[bench]"
 	$(BIN)/python -m benchmarks.encode_st
 	$(BIN)/python -m benchmarks.store

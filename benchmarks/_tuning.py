@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -20,12 +22,14 @@ from pixdex import encoders
 from pixdex.encoders._digest import digest_of
 from pixdex.encoders.compose import ComposedEncoder
 from pixdex.encoders.images import decode
+from pixdex.encoders.runtimes.choosing import bfloat16_pays
 from pixdex.encoders.runtimes.port import threads
 from pixdex.evaluation import interval, measure, paired
 
 __all__ = [
     "DATA",
     "SET",
+    "anew",
     "compared",
     "cpu_seconds",
     "labelled_part",
@@ -33,6 +37,7 @@ __all__ = [
     "measured",
     "names_of",
     "options_of",
+    "quickest",
     "reference",
 ]
 
@@ -42,6 +47,7 @@ SET = "grocery_store"
 """What is trained on."""
 MODEL = "vit-tiny-16-224"
 METRICS = ("map@r", "recall@1", "map")
+BASELINES = "frozen", "head"
 _QUICK = 10, 3
 """Classes, and pictures of each, of a quick run."""
 
@@ -52,7 +58,7 @@ def options_of(about: str | None, names: str) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
     parser.add_argument("--quick", action="store_true", help="a few pictures and steps; figures mean nothing")
     parser.add_argument("--shared", type=Path, default=Path(__file__).parents[2] / "shared")
-    parser.add_argument("--work", type=Path, help="keep encoders and vectors here, and go on from what is there")
+    parser.add_argument("--cache", type=Path, help="keep encoders and vectors here, and go on from what is there")
     parser.add_argument("--only", nargs="*", help=f"of {names}; default: all")
     parser.add_argument("--weights", nargs="*", default=[], metavar="NAME=FILE", help="trunks trained elsewhere")
     return parser.parse_args()
@@ -67,7 +73,7 @@ def measured(
         report(name, {"skipped": "no pictures"}, {}, as_json=options.json)
         return None
     with tempfile.TemporaryDirectory() as folder:
-        work = options.work or Path(folder)
+        work = options.cache or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
         return run(options, work)
 
@@ -80,9 +86,14 @@ def names_of(options: argparse.Namespace, names: Iterable[str]) -> list[str]:
     return [name for name in every if options.only is None or name in options.only]
 
 
-def reference(options: argparse.Namespace) -> str:
+def reference(options: argparse.Namespace, runtime: str = "torch") -> str:
     """Of the frozen encoder."""
-    return f"hf:{options.shared / 'models' / MODEL}?runtime=torch"
+    return f"hf:{options.shared / 'models' / MODEL}?runtime={runtime}"
+
+
+def quickest() -> str:
+    """Torch in bfloat16 where the processor has the instructions, as training then uses them too; else in float32."""
+    return "torch-bf16" if bfloat16_pays() else "torch"
 
 
 def made_by(
@@ -91,32 +102,60 @@ def made_by(
     """Encoders by name, and what they cost: the frozen one, those that ``train(name, folder)`` makes, unless they are there
     already, and those of weights that were trained elsewhere.
     """
-    base: Any = encoders.load(reference(options))
-    made: dict[str, Any] = {"frozen": base}
+    runtime = quickest()
+    made: dict[str, Any] = {"frozen": encoders.load(reference(options, runtime))}
     costs: dict[str, Any] = {}
     for name in names:
-        folder = work / name.replace(" ", "-")
+        folder = work / name.replace(", ", "-").replace(" ", "-")
         note = work / f"{folder.name}.json"
         if not (folder / "pixdex.json").is_file():
+            anew(folder)
             note.write_bytes(orjson.dumps(train(name, folder)))
-        made[name] = encoders.load(f"{folder}?runtime=torch")
+            print(f"{name}: {orjson.loads(note.read_bytes())['cpu']:.0f} s of CPU time", flush=True)
+        made[name] = encoders.load(f"{folder}?runtime={runtime}")
         costs[name] = orjson.loads(note.read_bytes()) if note.is_file() else {}
     for pair in options.weights:
         name, _, file = pair.partition("=")
+        base: Any = encoders.load(reference(options))
         made[name], words = from_weights(base, Path(file), work / f"weights-{name.replace(' ', '-')}")
         costs[name] = {"elsewhere": orjson.loads(words.get("report", "{}")).get("runs", [])[-1:]}
     return made, costs
 
 
+def anew(folder: Path) -> None:
+    """Take away what a run that was cut off has left: what CPU time that took is not known."""
+    for name in (folder.name, f"{folder.name}.partial", f"{folder.name}.features"):
+        shutil.rmtree(folder.with_name(name), ignore_errors=True)
+
+
 def compared(made: Mapping[str, Any], data: str, options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """What encoders find among the test classes of a data set, printed too."""
     test = labelled_part(options.shared, data, "test", quick=options.quick)
-    results = found(
-        {name: vectors_of(encoder, test, work / "vectors") for name, encoder in made.items()}, test.labels, "frozen"
-    )
+    pictures = _Prepared(test)
+    vectors = {name: vectors_of(encoder, pictures, work / "vectors") for name, encoder in made.items()}
+    results = found(vectors, test.labels, *BASELINES)
     print(f"\n{data}, {len(test)} pictures of {len(test.names)} unseen classes")
-    shown(results)
+    shown(results, *BASELINES)
     return results
+
+
+class _Prepared:
+    """Pictures as a network takes them, decoded once for all encoders on networks of one kind."""
+
+    def __init__(self, data: Any) -> None:
+        self.key = digest_of({"pictures": [item.label for item in data.items]})
+        self._items = data.items
+        self._made: list[NDArray[np.uint8]] = []
+
+    def by(self, encoder: Any) -> list[NDArray[np.uint8]]:
+        if not self._made:
+            with ThreadPoolExecutor(threads()) as pool:
+                self._made = list(pool.map(lambda item: self._one(encoder, item), self._items))
+        return self._made
+
+    @staticmethod
+    def _one(encoder: Any, item: Any) -> NDArray[np.uint8]:
+        return np.asarray(encoder.prepare(decode(item.picture.read_bytes(), min_side=encoder.min_side).pixels))
 
 
 def labelled_part(shared: Path, name: str, part: str, *, quick: bool = False) -> Any:
@@ -131,51 +170,43 @@ def labelled_part(shared: Path, name: str, part: str, *, quick: bool = False) ->
     return Labelled(tuple(data.items[r] for r in rows), data.labels[rows], data.names[:classes])
 
 
-def vectors_of(encoder: Any, data: Any, cache: Path) -> NDArray[np.float32]:
+def vectors_of(encoder: Any, pictures: _Prepared, cache: Path) -> NDArray[np.float32]:
     """Vectors of pictures, kept in a folder from one run to the next, half as precise."""
-    pictures = digest_of({"pictures": [item.label for item in data.items]})
-    file = cache / f"{encoder.fingerprint.digest[:16]}-{pictures[:16]}.npy"
+    file = cache / f"{encoder.fingerprint.digest[:16]}-{pictures.key[:16]}.npy"
     if file.is_file():
         return np.asarray(np.load(file), dtype=np.float32)
-
-    def prepared(item: Any) -> NDArray[np.uint8]:
-        return np.asarray(encoder.prepare(decode(item.picture.read_bytes(), min_side=encoder.min_side).pixels))
-
-    with ThreadPoolExecutor(threads()) as pool:
-        chunks = (list(pool.map(prepared, data.items[start : start + 256])) for start in range(0, len(data), 256))
-        vectors = np.concatenate([encoder.encode(chunk).vectors for chunk in chunks])
+    prepared = pictures.by(encoder)
+    vectors = np.concatenate([encoder.encode(prepared[n : n + 256]).vectors for n in range(0, len(prepared), 256)])
     cache.mkdir(parents=True, exist_ok=True)
     np.save(file, vectors.astype(np.float16))
     return vectors
 
 
-def found(made: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int64], baseline: str) -> dict[str, Any]:
-    """Each encoder's figures with intervals, and by how much it differs from the baseline over the same queries."""
+def found(made: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int64], *baselines: str) -> dict[str, Any]:
+    """Each encoder's figures with intervals, and by how much it differs from the baselines over the same queries."""
     values = {name: measure(vectors, labels, metrics=METRICS) for name, vectors in made.items()}
     return {
         name: {
             **{metric: asdict(interval(per_query)) for metric, per_query in of.items()},
-            "over the baseline": {metric: asdict(paired(of[metric], values[baseline][metric])) for metric in METRICS},
+            **{
+                f"over {baseline}": {metric: asdict(paired(of[metric], values[baseline][metric])) for metric in METRICS}
+                for baseline in baselines
+                if baseline in made
+            },
         }
         for name, of in values.items()
     }
 
 
-def shown(results: Mapping[str, Any]) -> None:
+def shown(results: Mapping[str, Any], *baselines: str) -> None:
     """A row an encoder."""
+    there = [baseline for baseline in baselines if baseline in results]
     rows = []
     for name, of in results.items():
-        over = of["over the baseline"]["map@r"]
-        rows.append(
-            (
-                name,
-                of["map@r"]["mean"],
-                of["recall@1"]["mean"],
-                over["mean"],
-                f"[{over['low']:+.4f}, {over['high']:+.4f}]",
-            )
-        )
-    table(("unseen classes", "MAP@R", "R@1", "MAP@R over frozen", "95 %"), rows)
+        over = [of[f"over {baseline}"]["map@r"] for baseline in there]
+        gains = [f"{one['mean']:+.3f} [{one['low']:+.4f}, {one['high']:+.4f}]" for one in over]
+        rows.append((name, of["map@r"]["mean"], of["recall@1"]["mean"], *gains))
+    table(("unseen classes", "MAP@R", "R@1", *(f"MAP@R over {baseline}" for baseline in there)), rows)
 
 
 def from_weights(base: ComposedEncoder, file: Path, folder: Path) -> tuple[Any, dict[str, str]]:
@@ -194,6 +225,12 @@ def from_weights(base: ComposedEncoder, file: Path, folder: Path) -> tuple[Any, 
 
 def cpu_seconds(call: Callable[[], Any]) -> tuple[Any, float, float]:
     """What a call gives, and the seconds of CPU time and of the clock that it took."""
-    clock, cpu = time.perf_counter(), time.process_time()
+    clock, cpu = time.perf_counter(), _cpu()
     made = call()
-    return made, time.process_time() - cpu, time.perf_counter() - clock
+    return made, _cpu() - cpu, time.perf_counter() - clock
+
+
+def _cpu() -> float:
+    """Of this process and of those that it waited for: pictures are decoded in processes of their own."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system

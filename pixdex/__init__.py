@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from pixdex import aio, errors
     from pixdex.collection import Collection
     from pixdex.connectors import connect
+    from pixdex.copying import copy
     from pixdex.encoders.decoding import Decoding, Limits
     from pixdex.filters import F, Filter
     from pixdex.index import ImageIndex, open  # noqa: A004 - pixdex.open, as gzip.open
     from pixdex.policy import Policy
+    from pixdex.reindexing import reindex, rollback
     from pixdex.transfer import encode, load
     from pixdex.types import (
         Batch,
@@ -37,6 +39,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Collection": "collection",
     "connect": "connectors",
+    "copy": "copying",
     "Decoding": "encoders.decoding",
     "Limits": "encoders.decoding",
     "F": "filters",
@@ -44,6 +47,8 @@ _HOME = {
     "ImageIndex": "index",
     "open": "index",
     "Policy": "policy",
+    "reindex": "reindexing",
+    "rollback": "reindexing",
     "encode": "transfer",
     "load": "transfer",
     "Batch": "types",
@@ -82,10 +87,13 @@ __all__ = [
     "Want",
     "aio",
     "connect",
+    "copy",
     "encode",
     "errors",
     "load",
     "open",
+    "reindex",
+    "rollback",
 ]
 
 

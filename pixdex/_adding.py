@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from pixdex.collection import Collection
     from pixdex.pictures import Picture
     from pixdex.report import Progress, Report
-    from pixdex.sources import Origin
+    from pixdex.sources import Origin, Source
 
-__all__ = ["canonical", "check_distinct", "check_source", "settled", "undeclared", "with_ids"]
+__all__ = ["canonical", "check_distinct", "check_source", "expected", "settled", "undeclared", "with_ids"]
 
 _BULK = 1_000
 """So many new pictures are worth an index that covers them at once; fewer are found without."""
@@ -50,6 +50,15 @@ def with_ids(ids: Sequence[str], pictures: Iterable[Picture]) -> Iterator[tuple[
         yield record, picture
     if any(True for _ in rest):
         raise ConfigError(f"{len(ids)} ids for more pictures: give one id per picture")
+
+
+def expected(known: Sequence[Source], spec: Spec) -> int | None:
+    """How many pictures are to come: the files of folders; None where only reading all would tell."""
+    from pixdex.sources.folders import Folder, Glob
+
+    if not known or not all(isinstance(source, Folder | Glob) for source in known):
+        return None
+    return sum(item is not None for source in known for item in source.items(spec))
 
 
 def undeclared(name: str) -> str:

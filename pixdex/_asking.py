@@ -1,27 +1,27 @@
-"""What a search asks for: a picture, a text, a record or a vector, made into a query; and its hits ranked anew."""
+"""What a search asks for: a picture, a text, a record or a vector, made into a query."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pixdex._made_tokens import tokens_from_pictures
 from pixdex.errors import InvalidImage, NotFound, Unsupported
 from pixdex.fields import CONTENT, IMAGE
 from pixdex.filters import F, Filter, Ids
-from pixdex.pictures import as_path, content_hash, load_picture, names_file, path_exists, shown
-from pixdex.rerankers.port import Candidate, Query
-from pixdex.types import Hit, Want
+from pixdex.pictures import Picture, as_path, content_hash, load_picture, names_file, path_exists, shown
+from pixdex.rerankers.port import Query
+from pixdex.types import Want
 
 if TYPE_CHECKING:
     from pixdex.collection import Collection
     from pixdex.encoders.decoding import Decoding
-    from pixdex.encoders.port import Encoder
-    from pixdex.rerankers.port import Reranker
+    from pixdex.encoders.port import Encoder, Pixels
 
-__all__ = ["Asked", "asked", "asked_in_words", "itself", "reranked"]
+__all__ = ["Asked", "asked", "asked_in_words", "itself", "looked_at"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +43,30 @@ def asked(query: Any, encoder: Encoder, collection: Collection, decoding: Decodi
     if isinstance(query, np.ndarray) and query.dtype != np.uint8:
         return Asked(Query(query), lambda: None)
     if isinstance(query, str) and not names_file(query):
-        return _by_id(query, collection, tokens=tokens)
-    path = as_path(query)
-    picture = query if path is None else path
-    if path is not None and not path_exists(path):
-        raise NotFound(f"{path} does not exist")
-    try:
-        pixels, _ = load_picture(picture, decoding, min_side=getattr(encoder, "min_side", None))
-    except InvalidImage as error:
-        raise error if path is None else InvalidImage(f"{shown(path)}: {error}") from error
+        return _by_id(query, encoder, collection, decoding, tokens=tokens)
+    picture, pixels = looked_at(query, encoder, decoding)
     features = encoder.encode([encoder.prepare(pixels)], tokens=tokens)
     return Asked(
         Query(features.vectors[0], None if features.tokens is None else features.tokens[0]),
         lambda: F[CONTENT] == content_hash(picture, decoding),
     )
+
+
+def looked_at(query: Any, encoder: Encoder, decoding: Decoding) -> tuple[Picture, Pixels]:
+    """The picture that a path or anything else stands for, and its upright pixels, as many as the encoder likes.
+
+    Raises:
+        NotFound: no such file.
+        InvalidImage: not a usable picture.
+    """
+    path = as_path(query)
+    picture = query if path is None else path
+    if path is not None and not path_exists(path):
+        raise NotFound(f"{path} does not exist")
+    try:
+        return picture, load_picture(picture, decoding, min_side=getattr(encoder, "min_side", None))[0]
+    except InvalidImage as error:
+        raise error if path is None else InvalidImage(f"{shown(path)}: {error}") from error
 
 
 def asked_in_words(text: str, encoder: Encoder) -> Asked:
@@ -70,18 +80,23 @@ def asked_in_words(text: str, encoder: Encoder) -> Asked:
     if encode_text is None:
         raise Unsupported(
             f"encoder {encoder.name!r} makes vectors of pictures only: to search by text, make a collection with an "
-            "encoder for both, such as a CLIP or SigLIP model"
+            "encoder for both, such as a CLIP or SigLIP model, or add captions, with text= and text_encoder="
         )
     return Asked(Query(encode_text([text])[0]), lambda: None)
 
 
-def _by_id(record: str, collection: Collection, *, tokens: bool) -> Asked:
-    batch = collection.fetch([record], want=Want(payload=False, vectors=(IMAGE,), tokens=tokens))
+def _by_id(record: str, encoder: Encoder, collection: Collection, decoding: Decoding, *, tokens: bool) -> Asked:
+    """Tokens that the record lacks are made of its picture, where that is there."""
+    batch = collection.fetch([record], want=Want(payload=tokens, vectors=(IMAGE,), tokens=tokens))
     if not len(batch):
         raise NotFound(f"{record!r} is neither a file nor an id in collection {collection.name!r}")
     if not batch.present(IMAGE)[0]:
         raise Unsupported(f"record {record!r} has no image vector to search with")
-    return Asked(Query(batch.vectors[IMAGE][0], (batch.tokens or (None,))[0]), lambda: F.ids([record]))
+    matrix = (batch.tokens or (None,))[0]
+    if tokens and matrix is None:
+        made = tokens_from_pictures({record: (batch.payloads or (None,))[0]}, collection, encoder, decoding)
+        matrix = made.get(record)
+    return Asked(Query(batch.vectors[IMAGE][0], matrix), lambda: F.ids([record]))
 
 
 def itself(asked: Asked, collection: Collection) -> Filter | None:
@@ -97,30 +112,3 @@ def itself(asked: Asked, collection: Collection) -> Filter | None:
             "their pictures: search by id, or leave that id out with where="
         )
     return found
-
-
-def reranked(query: Query, first: Sequence[Hit], reranker: Reranker, collection: Collection) -> list[Hit]:
-    """The hits with the reranker's scores; those it cannot score keep their order, below.
-
-    Raises:
-        Unsupported: it needs tokens of the query, which has none.
-        FingerprintMismatch: it was trained for tokens of another encoder.
-    """
-    if reranker.uses_tokens and query.tokens is None:
-        raise Unsupported(f"reranker {reranker.name!r} needs tokens of the query: search by picture")
-    check = getattr(reranker, "check", None)  # a trained one knows whose tokens it takes
-    if check is not None and collection.spec.tokens is not None:
-        check(collection.spec.tokens)
-    tokens: dict[str, Any] = {}
-    if reranker.uses_tokens and first:
-        batch = collection.fetch([hit.id for hit in first], want=Want(payload=False, tokens=True))
-        tokens = dict(zip(batch.ids, batch.tokens or (None,) * len(batch), strict=True))
-    scores = reranker.rerank(query, [Candidate(hit.id, hit.score, tokens.get(hit.id)) for hit in first])
-    scored, left = [], []
-    for hit, score in zip(first, scores, strict=True):
-        if np.isnan(score):
-            left.append(replace(hit, trace={**hit.trace, "first": hit.score}))
-        else:
-            trace = {**hit.trace, "first": hit.score, reranker.name: float(score)}
-            scored.append(replace(hit, score=float(score), trace=trace))
-    return [*sorted(scored, key=lambda hit: (-hit.score, hit.id)), *left]

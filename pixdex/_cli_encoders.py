@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pixdex._options import Json
+from pixdex._options import Format, Json
 from pixdex._shell import stopping
 
 if TYPE_CHECKING:
@@ -93,6 +93,24 @@ def pull(
 
     with stopping("what was fetched stays, run the same again to go on"):
         typer.echo(inventory.pull(model))
+
+
+@encoders.command("export-text")
+def export_text(
+    encoder: Annotated[str, typer.Argument(metavar="REFERENCE", help="Encoder of captions, as of add --text-encoder.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where it goes.")],
+    *,
+    form: Annotated[Format, typer.Option("--format", help="What runs it.")] = Format.ONNX,
+) -> None:
+    """Write an encoder of captions as a folder that loads without torch, with the same vectors."""
+    from pixdex.encoders import load_text, sentences
+    from pixdex.errors import Unsupported
+
+    loaded = load_text(encoder)
+    if not isinstance(loaded, sentences.SentenceEncoder):
+        raise Unsupported(f"{encoder} is an encoder of pictures too: pixdex export")
+    sentences.export(loaded, folder, format=form.value)
+    typer.echo(f"exported to {folder}", err=True)
 
 
 @encoders.command()

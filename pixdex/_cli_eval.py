@@ -56,15 +56,51 @@ def evaluate(
         int | None, typer.Option("--limit-queries", min=1, metavar="N", help="No more queries, chosen at random.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of that choice, and of the bootstrap.")] = 0,
+    fit_weights: Annotated[
+        str | None,
+        typer.Option(
+            "--fit-weights",
+            metavar="image,text,near:KM,at:DAYS",
+            help="Instead of measuring one search, fit how these kinds of evidence are best joined, and print the options.",
+        ),
+    ] = None,
+    query_text: Annotated[
+        str | None,
+        typer.Option(
+            "--query-text", metavar="FIELD", help="The text that asks, of --fit-weights; default: the caption."
+        ),
+    ] = None,
     encoder: Encoder = None,
     json: Json = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page with plots.")] = None,
 ) -> None:
-    """Measure how well a collection is searched, by labels that its records have; or compare two."""
+    """Measure how well a collection is searched, by labels that its records have; or compare two, or fit weights."""
     from pixdex import evaluating
     from pixdex.filters import parse
 
     check_there(queries or [])
+    if fit_weights is not None:
+        if against is not None or html is not None or exact:
+            raise typer.BadParameter("goes without --against, --exact and --html", param_hint="--fit-weights")
+        from pixdex import index
+        from pixdex._cli_fuse import print_fitted, sought
+        from pixdex.fusing import fit_fusion
+
+        wanted = sought(fit_weights)
+        with stopping(_NOTHING), index.open(url, encoder=encoder) as opened:
+            fitted = fit_fusion(
+                opened,
+                label=label,
+                evidence=wanted,
+                queries=queries,
+                query_text=query_text,
+                where=None if where is None else parse(where),
+                k=k,
+                limit=limit_queries,
+                seed=seed,
+            )
+            print_fitted(fitted, url, wanted, as_json=json)
+        return
     asked: dict[str, Any] = {
         "label": label,
         "queries": queries,
@@ -228,7 +264,7 @@ def _intervals(values: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
 
 def _write_page(target: Path, done: Evaluation | Comparison, collection: Collection, names: Sequence[str]) -> None:
     from pixdex._eval_page import leading, page, worst
-    from pixdex.errors import ConfigError
+    from pixdex._printing import write_text
     from pixdex.types import Want
 
     shown = [hit.id for query in worst(done, leading(_sides(done)[0])) for hit in query.hits]
@@ -238,9 +274,5 @@ def _write_page(target: Path, done: Evaluation | Comparison, collection: Collect
         for record, payload in zip(batch.ids, batch.payloads or (), strict=True)
         if isinstance(payload.get("path"), str)
     }
-    text = page(done, paths, names=names)
-    try:
-        target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--html {target}: cannot be written ({error.strerror}): choose another file") from error
+    write_text(target, page(done, paths, names=names))
     typer.echo(f"page: {target}", err=True)

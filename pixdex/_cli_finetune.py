@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pixdex.training._loop import Pace
     from pixdex.training.finetune import Tuned
 
-__all__ = ["register"]
+__all__ = ["follower", "register"]
 
 _Encoder = Annotated[
     str,
@@ -172,14 +172,16 @@ def _told(train: Callable[..., Tuned], output: Path, *, as_json: bool) -> None:
 
     what_stays = f"what was learned stays in {output}.partial, run the same again to go on"
     with stopping(what_stays), steps() as bar:
-        tuned = train(follow=_follower(bar), count=bar.count)
+        tuned = train(follow=follower(bar, "MAP@R"), count=bar.count)
     _show(tuned, as_json=as_json)
 
 
-def _follower(bar: Steps) -> Any:
+def follower(bar: Steps, metric: str) -> Any:
+    """What shows a training that is judged by ``metric`` on a bar."""
+
     def follow(facts: Mapping[str, Any]) -> None:
         score = facts["score"]
-        judged = "" if score is None else f", MAP@R {score:.3f}"
+        judged = "" if score is None else f", {metric} {score:.3f}"
         loss = "" if facts["loss"] is None else f", loss {facts['loss']:.3g}"
         bar.share("training", facts["share"], f"step {facts['step']}{loss}{judged}")
 

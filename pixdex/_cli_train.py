@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pixdex._cli_finetune import register
+from pixdex._cli_train_reranker import register as register_reranker
 from pixdex._options import Column, Json, Patience, Workers
 from pixdex._shell import stopping
 from pixdex.encoders.decoding import PATIENCE
@@ -140,3 +141,4 @@ def _show(trained: TrainedHead, output: Path, *, as_json: bool) -> None:
 
 
 register(app)
+register_reranker(app)

@@ -175,7 +175,7 @@ class Encoding:
             try:
                 prepared = job.result(self._patience + _GRACE)
             except InvalidImage as error:
-                group.unusable.append(Quarantined(item.label, str(error)))
+                group.unusable.append(Quarantined(item.label, str(error), item.id))
                 self._count(group, 1)
             else:
                 self._bytes = prepared.pixels.nbytes
@@ -214,7 +214,9 @@ class Encoding:
         bad = frozenset(np.flatnonzero(~good).tolist())
         reason = f"encoder {self._encoder.name!r} makes no usable vector of it"
         for group, rows in _by_group(ready):
-            group.unusable += [Quarantined(ready[row].item.label, reason) for row in rows if row in bad]
+            group.unusable += [
+                Quarantined(ready[row].item.label, reason, ready[row].item.id) for row in rows if row in bad
+            ]
             kept = [row for row in rows if row not in bad]
             if kept:
                 group.pieces.append(batch if len(kept) == len(batch) else batch.take(kept))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pixdex.collection import Collection
-from pixdex.fields import IMAGE, spelled
+from pixdex.fields import IMAGE, TEXT, spelled
 
 if TYPE_CHECKING:
     from pixdex.connectors.port import Connector
@@ -17,7 +17,9 @@ __all__ = ["Info", "describe", "of_collection"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Info:
-    """What an index is, for people: the store, the collection, its encoder, fields and size."""
+    """What an index is, for people: the store, the collection, its encoder, fields and size; of which field captions are, and
+    which encoder makes vectors of them.
+    """
 
     store: str
     collection: str
@@ -29,6 +31,7 @@ class Info:
     fields: Mapping[str, str]
     tokens: str | None
     sources: Mapping[str, str]
+    captions: str | None = None
 
 
 def describe(connector: Connector, name: str) -> Info:
@@ -44,6 +47,7 @@ def of_collection(collection: Collection) -> Info:
     """What an open collection is."""
     spec = collection.spec
     vector = next((v for v in spec.vectors if v.name == IMAGE), spec.vectors[0])
+    text = next((v for v in spec.vectors if v.name == TEXT and v.embeds is not None), None)
     return Info(
         store=collection.connector.scheme,
         collection=collection.name,
@@ -55,4 +59,5 @@ def of_collection(collection: Collection) -> Info:
         fields={f.name: spelled(f) for f in spec.fields},
         tokens=None if spec.tokens is None else f"{spec.tokens.count} x {spec.tokens.dim} {spec.tokens.dtype}",
         sources={s.name: s.root for s in spec.sources},
+        captions=None if text is None else f"{text.embeds}, by {text.encoder or text.fingerprint.encoder}",
     )

@@ -64,11 +64,14 @@ _STRETCH = 64
 
 def _fits(batch: Batch, limits: Capabilities) -> bool:
     """Whether a batch is within all limits beyond doubt, asked of stretches of payloads, which is quick."""
-    if len(batch) > limits.max_batch or batch.tokens is not None or limits.max_id_bytes < MAX_ID_BYTES:
+    if len(batch) > limits.max_batch or limits.max_id_bytes < MAX_ID_BYTES:
+        return False
+    tokens = [matrix.nbytes for matrix in batch.tokens or () if matrix is not None]
+    if max(tokens, default=0) > limits.max_token_bytes:
         return False
     payloads = batch.payloads or ()
     sizes = [len(orjson.dumps(payloads[i : i + _STRETCH])) for i in range(0, len(payloads), _STRETCH)]
-    total = sum(sizes) + len(batch) * (MAX_ID_BYTES + _row_bytes(batch))
+    total = sum(sizes) + sum(tokens) + len(batch) * (MAX_ID_BYTES + _row_bytes(batch))
     return max(sizes, default=0) <= limits.max_payload_bytes and total <= limits.max_batch_bytes
 
 

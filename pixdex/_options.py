@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AllowPrivate", "AllowRemote", "AtTime", "Background", "Column", "Declared", "Encoder", "FieldValues", "Format", "Frame",
-    "Fusion", "Json", "LessLike", "MaxBytes", "MaxPixels", "MoreLike", "NearPlace", "Patience", "Pictures",
-    "SourceName", "Truncated", "Url", "Weights", "Where", "Workers", "decoding", "kinds_and_fields", "moment", "place",
+    "Fusion", "Json", "LessLike", "MaxBytes", "MaxFailures", "MaxPixels", "MoreLike", "NearPlace", "Patience", "Pictures",
+    "RetryFailed", "SourceName", "Sync", "TextColumn", "TextEncoder", "Truncated", "Url", "Weights", "WhenDuplicate", "Where", "Workers", "decoding", "kinds_and_fields", "moment", "place",
     "weights",
 ]  # fmt: skip
 
@@ -38,6 +38,20 @@ class Truncated(StrEnum):
 Url = Annotated[str, typer.Argument(metavar="URL", help="Store and collection, such as pq://photos.pix")]
 Encoder = Annotated[
     str | None, typer.Option("--encoder", "-e", help="Encoder reference; default: the collection's own, or mini.")
+]
+TextEncoder = Annotated[
+    str | None,
+    typer.Option(
+        "--text-encoder",
+        metavar="REFERENCE",
+        help="Encoder of captions, such as hf:sentence-transformers/all-MiniLM-L6-v2; default: the collection's own.",
+    ),
+]
+TextColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--text", metavar="COLUMN", help="The column or field that holds captions, which search --text looks for."
+    ),
 ]
 Pictures = Annotated[
     list[str],
@@ -72,6 +86,19 @@ AllowRemote = Annotated[
 ]
 AllowPrivate = Annotated[
     bool, typer.Option("--allow-private", help="Fetch also from this machine and private networks.")
+]
+
+Sync = Annotated[bool, typer.Option("--sync", help="Remove the records of files that are gone from the folders.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Add only pictures that failed before.")]
+MaxFailures = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Stop when more than N pictures could not be used.")
+]
+WhenDuplicate = Annotated[
+    str,
+    typer.Option(
+        "--on-duplicate",
+        help="A picture that is there under another id: keep it, skip it, or tag it with that id.",
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Plots as inline SVG: a curve over ranks, bars, a distribution. They need no script and no file, and follow the page's colours."""
+"""Plots as inline SVG: a curve over ranks, bars, a distribution, a reliability diagram. They need no script and no file, and follow the page's colours."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["STYLE", "Bar", "Line", "bars", "curves", "distribution"]
+__all__ = ["STYLE", "Bar", "Line", "bars", "curves", "distribution", "reliability"]
 
 STYLE = """
 svg { display: block; max-width: 100%; height: auto; font: 12px system-ui, sans-serif; fill: currentColor; }
 svg .grid { stroke: var(--line); stroke-width: 1; } svg .soft { fill: var(--soft); }
 svg .s0 { stroke: #3b82f6; fill: none; stroke-width: 2; } svg .s1 { stroke: #f59e0b; fill: none; stroke-width: 2; }
 svg .s2 { stroke: #10b981; fill: none; stroke-width: 2; }
+svg .ideal { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 4 4; } svg circle { fill-opacity: .7; }
 svg .f0 { fill: #3b82f6; } svg .f1 { fill: #f59e0b; } svg .f2 { fill: #10b981; }
 """
 """Rules that the page of a plot needs."""
@@ -85,8 +86,42 @@ def bars(rows: Sequence[Bar], *, names: Sequence[str], title: str) -> str:
     return _svg(top + len(rows) * (thick + 6) + 4, title, parts)
 
 
-def distribution(series: Sequence[Line], *, title: str, bins: int = 20) -> str:
-    """How many values of each series lie in each part of [0, 1]."""
+def reliability(series: Sequence[tuple[str, Sequence[tuple[float, float, int]]]], *, title: str) -> str:
+    """Points of what is said (across) and what is true (up) in [0, 1], by name, over the line where both are the same. A point
+    of so many pairs grows with the root of their number.
+    """
+    side = _HEIGHT + 40
+    span = side - _TOP - _BOTTOM
+    most = max((count for _, points in series for _, _, count in points), default=1)
+    floor, right = side - _BOTTOM, _LEFT + span
+    parts = []
+    for step in range(6):
+        x, y = _LEFT + span * step / 5, floor - span * step / 5
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="soft" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{step / 5:.1f}</text>')
+        parts.append(f'<text class="soft" x="{x:.1f}" y="{floor + 18}" text-anchor="middle">{step / 5:.1f}</text>')
+    parts.append(f'<line class="ideal" x1="{_LEFT}" y1="{floor}" x2="{right}" y2="{_TOP}"/>')
+    parts.append(f'<text class="soft" x="{right + 28}" y="{floor + 18}">said (across), true (up)</text>')
+    for number, (name, points) in enumerate(series):
+        for said, true, count in points:
+            x, y = _LEFT + span * said, floor - span * true
+            size = 2.5 + 7 * math.sqrt(count / most)
+            parts.append(
+                f'<circle class="f{number % _COLOURS}" cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}">'
+                f"<title>said {said:.3f}, true {true:.3f}, {count} pairs</title></circle>"
+            )
+        y = floor - 12 - 18 * (len(series) - 1 - number)
+        parts.append(
+            f'<rect class="f{number % _COLOURS}" x="{right + 12}" y="{y - 9}" width="10" height="10" rx="2"/>'
+            f'<text x="{right + 28}" y="{y}">{escape(name)}</text>'
+        )
+    return _svg(side, title, parts)
+
+
+def distribution(series: Sequence[Line], *, title: str, bins: int = 20, root: bool = False) -> str:
+    """How many values of each series lie in each part of [0, 1]; with ``root`` bars are as high as the root of that, so that few
+    are seen beside many.
+    """
     counts = [_histogram(line.values, bins) for line in series]
     highest = max((max(each, default=0) for each in counts), default=0) or 1
     top = _TOP + (_ROW if len(series) > 1 else 0)
@@ -102,7 +137,8 @@ def distribution(series: Sequence[Line], *, title: str, bins: int = 20) -> str:
     each = (wide - 2) / max(1, len(series))
     for number, (line, of_line) in enumerate(zip(series, counts, strict=True)):
         for part, count in enumerate(of_line):
-            high = tall * count / highest
+            share = count / highest
+            high = tall * (math.sqrt(share) if root else share)
             parts.append(
                 f'<rect class="f{number % _COLOURS}" x="{_LEFT + part * wide + 1 + number * each:.1f}" '
                 f'y="{_HEIGHT - _BOTTOM - high:.1f}" width="{each:.1f}" height="{high:.1f}"/>'

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "console",
+    "hit_values",
     "one_line",
     "print_findings",
     "print_hits",
@@ -25,8 +26,10 @@ __all__ = [
     "print_outcomes",
     "print_proposal",
     "print_report",
+    "printable",
     "proposed",
     "write_page",
+    "write_text",
 ]
 
 _SOME = 5
@@ -50,6 +53,12 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+def hit_values(hit: Hit) -> dict[str, Any]:
+    """A hit as JSON has it; with a trace where the score came about in several steps."""
+    values = {"id": hit.id, "score": hit.score, "payload": hit.payload}
+    return {**values, "trace": hit.trace} if hit.trace else values
+
+
 def print_hits(hits: Sequence[Hit]) -> None:
     """A line for each hit."""
     from rich.table import Table
@@ -61,7 +70,7 @@ def print_hits(hits: Sequence[Hit]) -> None:
         table.add_column(heading, overflow="fold")
     for rank, hit in enumerate(hits, 1):
         path = (hit.payload or {}).get("path", "")
-        table.add_row(str(rank), f"{hit.score:+.3f}", _printable(hit.id), _printable(str(path)))
+        table.add_row(str(rank), f"{hit.score:+.3f}", printable(hit.id), printable(str(path)))
     console().print(table if hits else "nothing found")
 
 
@@ -85,17 +94,17 @@ def print_proposal(proposal: Proposal) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("theirs", "", "in pixdex", ""):
         table.add_column(heading, overflow="fold")
-    table.add_row(_printable(survey.key), f"ids, {survey.ids}", "id", "text")
+    table.add_row(printable(survey.key), f"ids, {survey.ids}", "id", "text")
     for vector in proposal.spec.vectors:
-        theirs = _printable(vector.stored_as or "(unnamed)")
+        theirs = printable(vector.stored_as or "(unnamed)")
         table.add_row(theirs, "vector", vector.name, f"{vector.dim} x {vector.metric}, {vector.fingerprint.encoder}")
     for field in proposal.spec.fields:
-        table.add_row(_printable(field.stored_as or ""), "field", field.name, spelled(field))
+        table.add_row(printable(field.stored_as or ""), "field", field.name, spelled(field))
     out = console()
-    out.print(f"[bold]{_printable(proposal.collection)}[/bold]: {survey.count} records")
+    out.print(f"[bold]{printable(proposal.collection)}[/bold]: {survey.count} records")
     out.print(table)
     for notice in proposal.notices:
-        out.print(f"note: {_printable(notice)}")
+        out.print(f"note: {printable(notice)}")
 
 
 def print_report(report: Report, *, as_json: bool) -> None:
@@ -107,10 +116,12 @@ def print_report(report: Report, *, as_json: bool) -> None:
         return
     out = console(err=True)
     for notice in report.notices:
-        out.print(f"note: {_printable(notice)}")
+        out.print(f"note: {printable(notice)}")
     for row in report.quarantined:
-        out.print(f"[red]unusable[/red] {_printable(row.path)}: {_printable(row.reason)}")
+        out.print(f"[red]unusable[/red] {printable(row.path)}: {printable(row.reason)}")
     parts = [f"{report.added} added", f"{report.reused} reused", f"{report.unchanged} unchanged"]
+    parts += [f"{report.duplicate} duplicates left out"] if report.duplicate else []
+    parts += [f"{report.removed} removed"] if report.removed else []
     parts += [f"{report.ignored} other files ignored"] if report.ignored else []
     parts += [f"{len(report.quarantined)} unusable"] if report.quarantined else []
     out.print(f"{', '.join(parts)} in {report.seconds:.1f} s")
@@ -129,7 +140,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
             f"  records {some}{more}" if some else "",
             f"  {finding.remedy}",
         ]
-        console().print("\n".join(_printable(line) for line in lines if line))
+        console().print("\n".join(printable(line) for line in lines if line))
 
 
 def print_outcomes(outcomes: Sequence[Outcome], target: Path) -> None:
@@ -152,7 +163,7 @@ def print_outcomes(outcomes: Sequence[Outcome], target: Path) -> None:
     out.print(f"page: {target}")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Markup for ``text`` on one line: names of files may hold newlines and orders to the terminal."""
     from rich.markup import escape
 
@@ -162,11 +173,20 @@ def _printable(text: str) -> str:
 def write_page(target: Path, asked: str, picture: Path | None, hits: Sequence[Hit]) -> None:
     """A page of thumbnails: the picture that was asked for, or the words or id, and what was found."""
     from pixdex._html import page
-    from pixdex.errors import ConfigError
     from pixdex.pictures import shown
 
     title = asked if picture is None else shown(Path(picture.name))
-    text = page(f"Pictures like {title}", f"{len(hits)} hits", [("hits", picture, hits)])
+    write_text(target, page(f"Pictures like {title}", f"{len(hits)} hits", [("hits", picture, hits)]))
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write the page of ``--html``.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    from pixdex.errors import ConfigError
+
     try:
         target.write_text(text, encoding="utf-8")
     except OSError as error:

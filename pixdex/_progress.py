@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -17,28 +18,40 @@ Count: TypeAlias = Callable[[int, int], None]
 
 
 @contextmanager
-def following(progress: Progress | bool | None) -> Iterator[Progress | None]:  # noqa: FBT001 - as users give it
-    """What to call with the report so far. True is a bar, False nothing; None is a bar on a terminal."""
+def following(
+    progress: Progress | bool | None,  # noqa: FBT001 - as users give it
+    total: Callable[[], int | None] = lambda: None,
+) -> Iterator[Progress | None]:
+    """What to call with the report so far. True is a bar, False nothing; None is a bar on a terminal. ``total`` says how
+    many there will be, for the time that is left; it may take its time.
+    """
     if callable(progress):
         yield progress
     elif progress is False or (progress is None and not sys.stderr.isatty()):
         yield None
     else:
-        with _bar() as show:
+        with _bar(total) as show:
             yield show
 
 
 @contextmanager
-def _bar() -> Iterator[Progress]:
-    """One line. The total is unknown, since folders are walked as they are read."""
+def _bar(total: Callable[[], int | None]) -> Iterator[Progress]:
+    """One line, without an end in sight until ``total`` is known: folders are walked as they are read."""
     from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
-    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Bar(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("looking for pictures", total=None)
-        yield lambda report: bar.update(task, description=_line(report))
+        Thread(target=lambda: bar.update(task, total=total()), name="pixdex-total", daemon=True).start()
+        yield lambda report: bar.update(task, completed=report.seen, description=_line(report))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pixdex.scores import similarities
 from pixdex.types import Batch, Hit, Page, Scan, Search, Spec, Tuning, Want
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from pixdex.connectors.port import Capabilities, Connector
 
@@ -139,7 +139,8 @@ class Reader:
                 continue
             scores = similarities(metric, asked.queries, batch.vectors[column][rows])
             for hits, row_scores in zip(best, scores, strict=True):
-                hits.extend(Hit(batch.ids[row], float(s)) for row, s in zip(rows, row_scores, strict=True))
+                leading = _leading(row_scores, asked.k)
+                hits.extend(Hit(batch.ids[rows[at]], float(row_scores[at])) for at in leading)
                 hits[:] = _ordered(hits, asked.k)
         return self._filled(best, asked.want)
 
@@ -275,6 +276,15 @@ class Reader:
 
 def _matching(bound: Filter | None, hits: Sequence[Hit]) -> Sequence[Hit]:
     return hits if bound is None else [hit for hit in hits if matches(bound, hit.id, hit.payload or {})]
+
+
+def _leading(scores: NDArray[np.float64], k: int) -> Sequence[int]:
+    """Where the ``k`` best scores stand, and what equals the last of them: of the others no hit need be made."""
+    if len(scores) <= k:
+        return range(len(scores))
+    last = np.partition(scores, -k)[-k]
+    found: list[int] = np.flatnonzero(scores >= last).tolist()
+    return found
 
 
 def _ordered(hits: Sequence[Hit], k: int) -> list[Hit]:

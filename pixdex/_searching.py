@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pixdex import fusion
-from pixdex._asking import Asked, asked, asked_in_words, itself, reranked
+from pixdex._asking import Asked, asked, asked_in_words, itself
+from pixdex._reranking import Reranking
 from pixdex.errors import ConfigError
-from pixdex.fields import IMAGE
+from pixdex.fields import IMAGE, TEXT
 from pixdex.filters import Filter
 from pixdex.fusion import Moment, Place
 from pixdex.rerankers.port import Query
@@ -18,15 +19,18 @@ from pixdex.types import Hit, Kind, Tuning
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pixdex._captions import Captions
     from pixdex.collection import Collection
     from pixdex.encoders.decoding import Decoding
     from pixdex.encoders.port import Encoder
-    from pixdex.rerankers.port import Reranker
+    from pixdex.rerankers.stages import Stage
 
 __all__ = ["AT", "BY_IMAGE", "BY_TEXT", "NEAR", "Evidence", "Joining", "found"]
 
 BY_IMAGE, BY_TEXT, NEAR, AT = "image", "text", "near", "at"
 """What each kind of evidence is called in weights and traces."""
+_DEEPER = 8
+"""So many times deeper is searched where a list would be cut between hits that score the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +90,13 @@ def found(
     joining: Joining,
     collection: Collection,
     encoder: Encoder,
+    captions: Captions,
     *,
     k: int,
     where: Filter | None,
     threshold: float | None,
     exclude_self: bool,
-    reranker: Reranker | None,
+    stages: Sequence[Stage],
     tuning: Tuning,
     decoding: Decoding,
 ) -> list[Hit]:
@@ -100,26 +105,46 @@ def found(
     weights = fusion.checked_weights(joining.weights, names)
     _check_fields(evidence, collection)
     one = len(names) == 1
-    depth = k if one and reranker is None else max(k, joining.deep)
-    by_picture = _by_picture(
-        evidence, encoder, collection, decoding, tokens=reranker is not None and reranker.uses_tokens
-    )
-    by_words = None if evidence.text is None else asked_in_words(evidence.text, encoder)
+    again = Reranking(stages, collection, encoder, decoding)
+    depth = k if one and not stages else max(k, joining.deep)
+    by_picture = _by_picture(evidence, encoder, collection, decoding, tokens=again.uses_tokens)
+    among = TEXT if captions.searches(collection) else IMAGE
+    by_words = None if evidence.text is None else _by_words(evidence.text, among, encoder, captions, collection)
     if exclude_self:
         where = _without_itself(by_picture, collection, where)
 
-    def search(query: Query, floor: float | None) -> list[Hit]:
-        return collection.search_one(query.vector, k=depth, where=where, using=IMAGE, threshold=floor, tuning=tuning)
+    def search(query: Query, using: str) -> list[Hit]:
+        def hits(k: int) -> list[Hit]:
+            return collection.search_one(query.vector, k=k, where=where, using=using, threshold=floor, tuning=tuning)
 
-    floor = threshold if one and reranker is None else None  # else scores are others in the end
+        return _whole(hits, depth) if by_picture is not None and by_words is not None else hits(depth)
+
+    floor = threshold if one and not stages else None  # else scores are others in the end
     lists: dict[str, list[Hit]] = {}
     if by_picture is not None:
-        lists[BY_IMAGE] = _reranked(by_picture.query, search(by_picture.query, floor), reranker, collection, joining)
+        lists[BY_IMAGE] = again.hits(by_picture.query, search(by_picture.query, IMAGE), IMAGE, joining.deep)
     if by_words is not None:
-        tried = reranker if by_picture is None else None  # words have no tokens: alone with a reranker they are refused
-        lists[BY_TEXT] = _reranked(by_words.query, search(by_words.query, floor), tried, collection, joining)
+        lists[BY_TEXT] = search(by_words.query, among)
+        if by_picture is None:  # words have no tokens: what needs some refuses them
+            lists[BY_TEXT] = again.hits(by_words.query, lists[BY_TEXT], among, joining.deep)
+    if threshold is not None and len(lists) == 1:  # what no stage has scored has a score of another kind
+        lists = {name: [hit for hit in hits if again.scored(hit)] for name, hits in lists.items()}
     hits = _decayed(_joined(lists, joining, weights), evidence, weights)
     return [hit for hit in hits if threshold is None or hit.score >= threshold][:k]
+
+
+def _whole(search: Callable[[int], list[Hit]], depth: int) -> list[Hit]:
+    """A list to be joined: not cut between hits that score the same, as far as a deeper search can tell."""
+    hits = search(depth + 1)
+    if len(hits) <= depth or len(fusion.levelled(hits, depth, all_there=True)) == depth:
+        return hits[:depth]
+    hits = search(_DEEPER * depth)
+    return fusion.levelled(hits, depth, all_there=len(hits) < _DEEPER * depth)
+
+
+def _by_words(text: str, among: str, encoder: Encoder, captions: Captions, collection: Collection) -> Asked:
+    """What a text stands for: among captions, where there are some, else among pictures."""
+    return captions.asked(text, collection) if among == TEXT else asked_in_words(text, encoder)
 
 
 def _by_picture(
@@ -147,14 +172,6 @@ def _without_itself(by_picture: Asked | None, collection: Collection, where: Fil
     if own is None:
         return where
     return ~own if where is None else where & ~own
-
-
-def _reranked(
-    query: Query, first: list[Hit], reranker: Reranker | None, collection: Collection, joining: Joining
-) -> list[Hit]:
-    if reranker is None:
-        return first
-    return [*reranked(query, first[: joining.deep], reranker, collection), *first[joining.deep :]]
 
 
 def _joined(lists: Mapping[str, list[Hit]], joining: Joining, weights: Mapping[str, float]) -> list[Hit]:

@@ -35,11 +35,11 @@ def stopping(what_stays: str) -> Iterator[None]:
         raise Told(STOPPED) from None
 
 
-def open_index(url: str, *, encoder: str | None, tokens: bool = False) -> ImageIndex:
+def open_index(url: str, *, encoder: str | None, text_encoder: str | None = None, tokens: bool = False) -> ImageIndex:
     """The index at an address."""
     from pixdex import index
 
-    return index.open(url, encoder=encoder, tokens=tokens)
+    return index.open(url, encoder=encoder, text_encoder=text_encoder, tokens=tokens)
 
 
 def check_there(pictures: Sequence[str]) -> None:

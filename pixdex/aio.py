@@ -33,14 +33,17 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from pixdex.connectors.port import Capabilities, Compacted, Connector, Finding
-    from pixdex.encoders.port import Encoder
+    from pixdex.encoders.port import Encoder, WordEncoder
     from pixdex.evaluating import Comparison, Evaluation
+    from pixdex.explaining import Explanation
     from pixdex.filters import Filter
     from pixdex.index import Fields, ImageIndex, Info
+    from pixdex.jobs import Job
     from pixdex.pictures import Picture
     from pixdex.policy import Policy
     from pixdex.report import Progress, Report
     from pixdex.rerankers.port import Reranker
+    from pixdex.rerankers.stages import Rerank
 
 __all__ = [
     "DEFAULT_THREADS",
@@ -65,13 +68,14 @@ async def open(  # noqa: A001 - as pixdex.open
     url: str,
     *,
     encoder: Encoder | str | None = None,
+    text_encoder: WordEncoder | str | None = None,
     fields: Fields | None = None,
     tokens: bool = False,
     policy: Policy | None = None,
 ) -> AsyncImageIndex:
     """``pixdex.open``, awaited. Use the index in an ``async with``, or await its ``close``."""
     limiter = default_limiter()
-    job = limiter.submit(lambda: _opened(url, encoder, fields, policy, tokens=tokens))
+    job = limiter.submit(lambda: _opened(url, encoder, text_encoder, fields, policy, tokens=tokens))
     try:
         return AsyncImageIndex(await asyncio.wrap_future(job), limiter=limiter)
     except asyncio.CancelledError:
@@ -80,11 +84,17 @@ async def open(  # noqa: A001 - as pixdex.open
 
 
 def _opened(
-    url: str, encoder: Encoder | str | None, fields: Fields | None, policy: Policy | None, *, tokens: bool
+    url: str,
+    encoder: Encoder | str | None,
+    text_encoder: WordEncoder | str | None,
+    fields: Fields | None,
+    policy: Policy | None,
+    *,
+    tokens: bool,
 ) -> ImageIndex:
     from pixdex import index  # late: it loads numpy
 
-    return index.open(url, encoder=encoder, fields=fields, tokens=tokens, policy=policy)
+    return index.open(url, encoder=encoder, text_encoder=text_encoder, fields=fields, tokens=tokens, policy=policy)
 
 
 def _close_unclaimed(job: Future[ImageIndex]) -> None:
@@ -306,6 +316,10 @@ class AsyncImageIndex:
         """What makes vectors of pictures."""
         return self._sync.encoder
 
+    async def text_encoder(self) -> WordEncoder | None:
+        """See ``ImageIndex.text_encoder``. Awaited, since it may be loaded."""
+        return await self._calls.run(lambda: self._sync.text_encoder)
+
     async def collection(self) -> AsyncCollection:
         """See ``ImageIndex.collection``. Awaited, since it asks the store when nothing was added by this handle.
         It shares the threads and the life of this index.
@@ -332,6 +346,7 @@ class AsyncImageIndex:
         fields: Mapping[str, Any] | None = None,
         ids: Sequence[str] | None = None,
         source: str | None = None,
+        text: str | None = None,
         tokens: bool | None = None,
         column: str | None = None,
         allow_remote: bool = False,
@@ -339,6 +354,7 @@ class AsyncImageIndex:
         decoding: Decoding = Decoding(),
         workers: int | None = None,
         patience: float = PATIENCE,
+        job: Job | None = None,
         progress: Progress | bool | None = None,
     ) -> Report:
         """See ``ImageIndex.add``. An iterator of pictures is read, and ``progress`` called, in a thread.
@@ -352,6 +368,7 @@ class AsyncImageIndex:
             fields=fields,
             ids=ids,
             source=source,
+            text=text,
             tokens=tokens,
             column=column,
             allow_remote=allow_remote,
@@ -359,6 +376,7 @@ class AsyncImageIndex:
             decoding=decoding,
             workers=workers,
             patience=patience,
+            job=job,
         )
         return await _stoppable(self._calls, lambda watch: add(progress=watch), progress=progress)
 
@@ -381,7 +399,7 @@ class AsyncImageIndex:
         where: Filter | None = None,
         threshold: float | None = None,
         exclude_self: bool = False,
-        rerank: Reranker | str | None = None,
+        rerank: Rerank | None = None,
         candidates: int = 100,
         tuning: Tuning = Tuning(),
         decoding: Decoding = Decoding(),
@@ -406,6 +424,17 @@ class AsyncImageIndex:
             tuning=tuning,
             decoding=decoding,
         )
+
+    async def explain(
+        self,
+        query: Any,
+        hit: Hit | str,
+        *,
+        rerank: Reranker | str = "maxsim",
+        decoding: Decoding = Decoding(),
+    ) -> Explanation:
+        """See ``ImageIndex.explain``."""
+        return await self._calls.run(self._sync.explain, query, hit, rerank=rerank, decoding=decoding)
 
     async def get(self, ids: str | Sequence[str], *, want: Want = Want()) -> Batch:
         """See ``ImageIndex.get``."""

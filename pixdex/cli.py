@@ -13,8 +13,15 @@ from typing import Annotated
 
 import typer
 
+from pixdex._cli_calibrate import calibrate
+from pixdex._cli_copy import copy, export, import_file
+from pixdex._cli_dedup import dedup
+from pixdex._cli_doctor import doctor
 from pixdex._cli_encoders import encoders
 from pixdex._cli_eval import evaluate
+from pixdex._cli_explain import explain
+from pixdex._cli_journal import journal
+from pixdex._cli_reindex import alias, reindex, rollback
 from pixdex._cli_train import app as train
 from pixdex._options import (
     AllowPrivate,
@@ -25,21 +32,26 @@ from pixdex._options import (
     Declared,
     Encoder,
     FieldValues,
-    Format,
     Frame,
     Fusion,
     Json,
     LessLike,
     MaxBytes,
+    MaxFailures,
     MaxPixels,
     MoreLike,
     NearPlace,
     Patience,
     Pictures,
+    RetryFailed,
     SourceName,
+    Sync,
+    TextColumn,
+    TextEncoder,
     Truncated,
     Url,
     Weights,
+    WhenDuplicate,
     WhenTruncated,
     Where,
     Workers,
@@ -50,6 +62,7 @@ from pixdex._options import (
     weights,
 )
 from pixdex._printing import (
+    hit_values,
     one_line,
     print_findings,
     print_hits,
@@ -82,7 +95,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(copy)
+app.command()(export)
+app.command("import")(import_file)
 app.command("eval")(evaluate)
+app.command("calibrate")(calibrate)
+app.command("explain")(explain)
+app.command("journal")(journal)
+app.command("doctor")(doctor)
+app.command("dedup")(dedup)
+app.command("reindex")(reindex)
+app.command("rollback")(rollback)
+app.command("alias")(alias)
 app.add_typer(encoders, name="encoders")
 app.add_typer(train, name="train")
 
@@ -99,6 +123,9 @@ def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it
 def _options(
     *,
     debug: Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")] = False,
+    log: Annotated[
+        Path | None, typer.Option("--log", metavar="FILE", help="Append a line of JSON for every call to the store.")
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -106,6 +133,10 @@ def _options(
     """Image search on the vector store you have."""
     del version
     _STATE.debug = debug
+    if log is not None:
+        from pixdex.observing import log_to
+
+        log_to(log)
 
 
 @app.command()
@@ -117,6 +148,8 @@ def add(
     field: FieldValues = None,
     declare: Declared = None,
     source: SourceName = None,
+    text: TextColumn = None,
+    text_encoder: TextEncoder = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Keep tokens for rerankers, in a new collection.")] = False,
     column: Column = None,
     allow_remote: AllowRemote = False,
@@ -128,6 +161,10 @@ def add(
     max_bytes: MaxBytes = None,
     workers: Workers = None,
     patience: Patience = PATIENCE,
+    sync: Sync = False,
+    retry_failed: RetryFailed = False,
+    max_failures: MaxFailures = None,
+    on_duplicate: WhenDuplicate = "keep",
     json: Json = False,
 ) -> None:
     """Add pictures: folders are walked, what is there already is skipped, what is broken is reported.
@@ -135,29 +172,32 @@ def add(
     A file of pixdex encode is loaded, without the encoder.
     """
     from pixdex.errors import ConfigError
+    from pixdex.jobs import Job
 
     kinds, fields = kinds_and_fields(declare, field)
     files = encoded(pictures)
     if files:
         if len(files) < len(pictures):
             raise ConfigError(f"{files[0]} is encoded already: add such files by a command of their own")
-        if any((encoder, kinds, fields, source, tokens, column)):
+        if any((encoder, kinds, fields, source, text, text_encoder, tokens, column)):
             raise ConfigError(f"{files[0]} is encoded already: encoder, fields and ids were chosen by pixdex encode")
         show_report(loaded(url, files), as_json=json)
         return
     check_there(pictures)
-    with open_index(url, encoder=encoder, tokens=tokens) as index:
+    with open_index(url, encoder=encoder, text_encoder=text_encoder, tokens=tokens) as index:
         index.declare(kinds)
         report = index.add(
             pictures,
             fields=fields,
             source=source,
+            text=text,
             column=column,
             allow_remote=allow_remote,
             allow_private=allow_private,
             decoding=decoding(frame, truncated, background, max_pixels, max_bytes),
             workers=workers,
             patience=patience,
+            job=Job(sync=sync, retry_failed=retry_failed, max_failures=max_failures, on_duplicate=on_duplicate),
         )
     show_report(report, as_json=json)
 
@@ -216,7 +256,7 @@ def search(
     ] = None,
     *,
     text: Annotated[
-        str | None, typer.Option("--text", "-t", help="Words instead or besides, where the encoder knows texts too.")
+        str | None, typer.Option("--text", "-t", help="Words instead or besides: for captions, or an encoder of both.")
     ] = None,
     more_like: MoreLike = None,
     less_like: LessLike = None,
@@ -228,9 +268,10 @@ def search(
     where: Where = None,
     threshold: Annotated[float | None, typer.Option(help="Leave out hits that score lower.")] = None,
     exclude_self: Annotated[bool, typer.Option("--exclude-self", help="Leave out the query itself.")] = False,
-    rerank: Annotated[str | None, typer.Option(help="Reranker: cross, transport, maxsim.")] = None,
+    rerank: Annotated[str | None, typer.Option(help="Reranker, or several in stages, such as maxsim,cross@30.")] = None,
     candidates: Annotated[int, typer.Option(min=1, help="How many hits are reranked and joined.")] = 100,
     encoder: Encoder = None,
+    text_encoder: TextEncoder = None,
     frame: Frame = 0,
     truncated: WhenTruncated = Truncated.REFUSE,
     background: Background = "FFFFFF",
@@ -245,7 +286,7 @@ def search(
 
     if query is None and text is None and not more_like:
         raise typer.BadParameter("give a picture, an id, --text or --more-like", param_hint="PICTURE|ID")
-    with open_index(url, encoder=encoder) as index:
+    with open_index(url, encoder=encoder, text_encoder=text_encoder) as index:
         hits = index.search(
             query,
             text=text,
@@ -264,7 +305,7 @@ def search(
             decoding=decoding(frame, truncated, background, max_pixels, max_bytes),
         )
     if json:
-        print_json([{"id": hit.id, "score": hit.score, "payload": hit.payload} for hit in hits])
+        print_json([hit_values(hit) for hit in hits])
     else:
         print_hits(hits)
     if html is not None:
@@ -433,22 +474,6 @@ def stores() -> None:
 
     for scheme in available():
         typer.echo(f"{scheme}://")
-
-
-@app.command()
-def export(
-    encoder: Annotated[str, typer.Argument(metavar="ENCODER", help="Encoder reference, such as hf:folder.")],
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where it goes.")],
-    *,
-    form: Annotated[Format, typer.Option("--format", help="What runs it.")] = Format.ONNX,
-    text: Annotated[bool, typer.Option(help="The side of the texts too, of an encoder that has one.")] = True,
-) -> None:
-    """Write an encoder as a folder that loads without torch: an encoder reference as any, with the same vectors."""
-    from pixdex.encoders import load
-    from pixdex.encoders.export import export as export_encoder
-
-    export_encoder(load(encoder), folder, format=form.value, text=text)
-    typer.echo(f"exported to {folder}", err=True)
 
 
 @app.command()

@@ -167,8 +167,17 @@ class Collection:
             )
 
     def refresh(self) -> None:
-        """Read the Spec again: others may have declared fields, vectors or sources meanwhile."""
-        self.spec = self._run("describe", self.connector.describe)
+        """Read the Spec again: others may have declared fields, vectors or sources meanwhile.
+
+        Raises:
+            FingerprintMismatch: the name stands for a collection of another encoder by now. What was made for the one
+                may not go on with the other.
+        """
+        spec = self._run("describe", self.connector.describe)
+        switched = self._switched(spec)
+        if switched is not None:
+            raise switched
+        self.spec = spec
 
     def alter(
         self,
@@ -271,9 +280,12 @@ class Collection:
             PartialWrite: the store failed half-way; ``done`` holds the ids that were acknowledged.
         """
         self._own("upsert")
-        checked = _records.checked(batch, self.spec)
-        ranges = pieces(checked, self.connector)
-        ready = _records.with_revs(self._physical(checked), self._next_revs(len(checked)))
+        self._write(self._physical(_records.checked(batch, self.spec)))
+
+    def _write(self, batch: Batch) -> None:
+        """Write records as ports take them but for ``_rev``, which they get here; a copy gives such of another store."""
+        ranges = pieces(batch, self.connector)
+        ready = _records.with_revs(batch, self._next_revs(len(batch)))
         done: list[str] = []
         for rows in ranges:
             piece = ready if len(rows) == len(ready) else ready.take(rows)
@@ -285,7 +297,7 @@ class Collection:
                 if not done:
                     raise
                 raise PartialWrite(
-                    f"{len(done)} of {len(checked)} records were written, then: {error}", done=done
+                    f"{len(done)} of {len(batch)} records were written, then: {error}", done=done
                 ) from error
             done.extend(piece.ids)
 
@@ -433,6 +445,13 @@ class Collection:
         revision (``Batch.revs``): that is how a copy catches up with a live collection. A slow writer may
         commit a lower revision after a higher one was read: let marks overlap by the longest write.
         """
+        for page in self._stored(where=where, want=want, size=size, after=after, since=since):
+            yield Page(self._reader.from_port(page.batch), page.after)
+
+    def _stored(
+        self, *, where: Filter | None, want: Want, size: int, after: str | None, since: int | None
+    ) -> Iterator[Page]:
+        """The pages of ``scan`` as they lie at the port."""
         if size < 1:
             raise ConfigError(f"size is {size}: ask for at least 1")
         bound = TRUE if where is None else bind(where, self.spec)
@@ -442,8 +461,7 @@ class Collection:
         if bound == FALSE:
             return
         reader = self._reader
-        for page in reader.matching(bound, reader.at_port(want), size=size, after=after):
-            yield Page(reader.from_port(page.batch), page.after)
+        yield from reader.matching(bound, reader.at_port(want), size=size, after=after)
 
     def count(self, where: Filter | None = None) -> int:
         """How many records match, exactly."""
@@ -471,6 +489,13 @@ class Collection:
     def _explained(self, error: FingerprintMismatch) -> FingerprintMismatch:
         """A stale handle, told apart: what this handle was opened with and what is there now."""
         now = self.connector.describe(self.name, timeout=self.policy.attempt_timeout)
+        return self._switched(now) or FingerprintMismatch(
+            f"{error}: collection {self.name!r} changed since this handle was opened, or another pixdex made it. "
+            "Open it again; if that does not help, make a new collection and add again."
+        )
+
+    def _switched(self, now: Spec) -> FingerprintMismatch | None:
+        """What is to be said where the name stands for a collection of another encoder now."""
         for vector in self.spec.vectors:
             for other in now.vectors:
                 if other.name == vector.name and other.fingerprint.digest != vector.fingerprint.digest:
@@ -478,10 +503,7 @@ class Collection:
                         f"collection {self.name!r} was switched to another encoder while this handle was open: "
                         f"{_spelled(vector.fingerprint)} before, {_spelled(other.fingerprint)} now. Open it again."
                     )
-        return FingerprintMismatch(
-            f"{error}: collection {self.name!r} changed since this handle was opened, or another pixdex made it. "
-            "Open it again; if that does not help, make a new collection and add again."
-        )
+        return None
 
     def _physical(self, batch: Batch) -> Batch:
         column = {vector.name: vector.column for vector in self.spec.vectors}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pixdex.encoders.port import Encoder
     from pixdex.filters import Filter
 
-__all__ = ["DEFAULT_METRICS", "Comparison", "Evaluation", "Query", "Target", "compare", "evaluate"]
+__all__ = ["DEFAULT_METRICS", "Comparison", "Evaluation", "Query", "Target", "compare", "evaluate", "opened"]
 
 Target: TypeAlias = "str | indexes.ImageIndex | Collection"
 """What is evaluated: an address, or what is open already."""
@@ -89,7 +89,7 @@ def evaluate(
         tuning=tuning,
         progress=progress,
     )
-    with _opened(target, pictures=queries is not None) as (collection, encoder):
+    with opened(target, pictures=queries is not None) as (collection, encoder):
         side = Side(collection, encoder, plan)
         if queries is not None:
             asked = picture_queries(side.encoded(queries), side.gallery, label)
@@ -134,7 +134,7 @@ def compare(
         progress=progress,
     )
     pictures = queries is not None
-    with _opened(first, pictures=pictures) as one, _opened(second, pictures=pictures) as other:
+    with opened(first, pictures=pictures) as one, opened(second, pictures=pictures) as other:
         sides = Side(*one, plan), Side(*other, plan)
         asked = _own_of_both(sides, plan) if queries is None else _pictures_of_both(sides, queries)
         shared = _shared(asked, plan)
@@ -144,7 +144,7 @@ def compare(
 
 
 @contextmanager
-def _opened(target: Target, *, pictures: bool) -> Iterator[tuple[Collection, Encoder | None]]:
+def opened(target: Target, *, pictures: bool) -> Iterator[tuple[Collection, Encoder | None]]:
     """The collection, and its encoder where pictures are to be encoded; closed again where it was opened here."""
     if isinstance(target, Collection):
         yield target, None

@@ -15,6 +15,7 @@ __all__ = [
     "AUTOMATIC_NAMES",
     "CONTENT",
     "IMAGE",
+    "TEXT",
     "check_user_fields",
     "declared",
     "infer",
@@ -24,6 +25,8 @@ __all__ = [
 
 IMAGE = "image"
 """The vector of pictures."""
+TEXT = "text"
+"""The vector of captions."""
 CONTENT = "content"
 AUTOMATIC = (
     Field(name="path", kind=Kind.TEXT),

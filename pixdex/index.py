@@ -7,13 +7,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
+from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from pixdex import rerankers
-from pixdex._adding import canonical, check_distinct, check_source, settled, undeclared, with_ids
+from pixdex._adding import canonical, check_distinct, check_source, expected, settled, undeclared, with_ids
+from pixdex._captions import Captions
 from pixdex._encoders_of import DEFAULT_ENCODER, encoder_for, require_own
 from pixdex._encoding import check_pace
+from pixdex._following import following_alias
 from pixdex._info import Info, describe, of_collection
 from pixdex._names import check_collection
 from pixdex._progress import following
@@ -22,10 +26,12 @@ from pixdex.collection import Collection
 from pixdex.connectors import connect
 from pixdex.encoders.decoding import PATIENCE, Decoding
 from pixdex.errors import ConfigError, NotFound, Unsupported
+from pixdex.explaining import Explanation, explained
 from pixdex.fields import AUTOMATIC, IMAGE, check_user_fields, declared, infer, spelled
 from pixdex.filters import Filter
 from pixdex.fusion import Method, Moment, Place, method_named
 from pixdex.ingest import ingest
+from pixdex.jobs import Job, journal_for, only_failed, remove_gone, synced, twins_for
 from pixdex.pictures import NO_PICTURE, Item, Picture, is_picture, several
 from pixdex.report import Progress, Report
 from pixdex.sources import Options, Origin, Source, Sources
@@ -34,9 +40,10 @@ from pixdex.types import Source as Remembered
 
 if TYPE_CHECKING:
     from pixdex.connectors.port import Connector
-    from pixdex.encoders.port import Encoder
+    from pixdex.encoders.port import Encoder, WordEncoder
     from pixdex.policy import Policy
     from pixdex.rerankers.port import Reranker
+    from pixdex.rerankers.stages import Rerank
 
 __all__ = ["DEFAULT_ENCODER", "ImageIndex", "Info", "declared_fields", "describe", "open"]
 
@@ -47,6 +54,7 @@ def open(  # noqa: A001 - pixdex.open, as gzip.open
     url: str,
     *,
     encoder: Encoder | str | None = None,
+    text_encoder: WordEncoder | str | None = None,
     fields: Fields | None = None,
     tokens: bool = False,
     policy: Policy | None = None,
@@ -56,7 +64,10 @@ def open(  # noqa: A001 - pixdex.open, as gzip.open
     Args:
         url: address of store and collection, such as ``pq://photos.pix`` or ``qdrant+local:///dir#name``.
         encoder: an encoder or its reference. May be left out: a collection knows its encoder, and a
-            new one gets ``mini``, which is built in.
+            new one gets ``mini``, which is built in. Then the index also goes on by itself when ``url`` is an alias that
+            is switched to a collection of another encoder.
+        text_encoder: what makes vectors of captions (see ``add``, ``text``), or its reference, such as
+            ``hf:sentence-transformers/all-MiniLM-L6-v2``. A collection with captions knows its own.
         fields: name -> kind (or Field) of payload keys to filter on; counts at creation only.
         tokens: a new collection keeps the encoder's tokens, for rerankers; counts at creation only.
         policy: how calls to the store are repeated.
@@ -79,9 +90,12 @@ def open(  # noqa: A001 - pixdex.open, as gzip.open
             name,
             collection=collection,
             encoder=encoder_for(collection, encoder),
+            text_encoder=text_encoder,
             fields=declared_fields(fields or {}),
             tokens=tokens,
             policy=policy,
+            address=url,
+            follows=encoder is None,
         )
     except BaseException:
         connector.close()
@@ -107,9 +121,12 @@ class ImageIndex:
         *,
         collection: Collection | None,
         encoder: Encoder,
+        text_encoder: WordEncoder | str | None = None,
         fields: Sequence[Field] = (),
         tokens: bool = False,
         policy: Policy | None = None,
+        address: str | None = None,
+        follows: bool = False,
     ) -> None:
         check_user_fields({f.name: f for f in fields})
         self.encoder = encoder
@@ -119,6 +136,12 @@ class ImageIndex:
         self._fields = tuple(fields)
         self._tokens = tokens
         self._policy = policy
+        self._address = address
+        self._follows = follows
+        self._lock = RLock()
+        self._captions = Captions(text_encoder)
+        if collection is not None:
+            self._captions.check(collection)
 
     @property
     def collection(self) -> Collection:
@@ -132,14 +155,46 @@ class ImageIndex:
             raise NotFound(f"there is no collection {self._name!r} yet: add pictures first")
         return found
 
+    @property
+    def text_encoder(self) -> WordEncoder | None:
+        """What makes vectors of captions, loaded when it is asked for; None for a collection without captions.
+
+        Raises:
+            NotFound: nothing was added yet.
+        """
+        return self._captions.encoder(self.collection)
+
     def _existing(self) -> Collection | None:
         """The collection, also when another handle has made it meanwhile."""
         if self._collection is None:
             with suppress(NotFound):
                 found = Collection.open(self._connector, self._name, policy=self._policy)
                 require_own(found, self.encoder)
+                self._captions.check(found)
                 self._collection = found
         return self._collection
+
+    def _both(self) -> tuple[Collection, Encoder]:
+        """The collection and its encoder, which belong together also while another thread opens it anew."""
+        with self._lock:
+            return self.collection, self.encoder
+
+    def _reopened(self) -> bool:
+        """Whether the collection that the name stands for now could be opened: of the same encoder, or of another where
+        nobody said which.
+        """
+        with self._lock:
+            if self._collection is None:
+                return False
+            found = Collection.open(self._connector, self._name, policy=self._policy)
+            encoder = self.encoder
+            if any(v.name == IMAGE and v.fingerprint.difference(encoder.fingerprint) for v in found.spec.vectors):
+                if not self._follows:
+                    return False
+                encoder = encoder_for(found, None)
+            self._captions.check(found)
+            self._collection, self.encoder = found, encoder
+            return True
 
     def __enter__(self) -> Self:
         return self
@@ -155,6 +210,7 @@ class ImageIndex:
 
     # --- adding -------------------------------------------------------------------------------------
 
+    @following_alias
     def add(
         self,
         pictures: Picture | Iterable[Picture],
@@ -162,6 +218,7 @@ class ImageIndex:
         fields: Mapping[str, Any] | None = None,
         ids: Sequence[str] | None = None,
         source: str | None = None,
+        text: str | None = None,
         tokens: bool | None = None,
         column: str | None = None,
         allow_remote: bool = False,
@@ -169,6 +226,7 @@ class ImageIndex:
         decoding: Decoding = Decoding(),
         workers: int | None = None,
         patience: float = PATIENCE,
+        job: Job | None = None,
         progress: Progress | bool | None = None,
     ) -> Report:
         """Add pictures: what is there already is neither encoded nor written again.
@@ -187,6 +245,11 @@ class ImageIndex:
             ids: one per picture (nothing that holds several then); else ``<source>/<relative path>``, the address, or
                 the content hash for what has neither.
             source: name of the folder or archive in ids; default its own name.
+            text: the key, a column of a table or one of ``fields``, whose text is the caption of a picture: the vector
+                ``text`` of its record is made of it, by ``text_encoder`` of ``open``, and what ``search(text=...)`` looks
+                for. Once said, the collection knows it: a caption that changes gets its new vector whoever adds it. Of
+                several texts, commas between; a picture without a caption is not found by text. Text that is longer than
+                the encoder takes is cut off.
             tokens: write the encoder's tokens too; default: what the collection was made for.
             column: the column of tables that names or holds the pictures; default: ``path``, ``file``, ``filename``, ``image``
                 or ``url``.
@@ -197,6 +260,8 @@ class ImageIndex:
                 so that what is there is encoded anew; another rule for truncated files, or another limit, does not.
             workers: how many pictures are decoded at once; default one a core, eight at most.
             patience: seconds that one picture may take to be read, and to be decoded; then it is reported.
+            job: keep a journal on this machine, and with it: remove what is gone from folders, try only what failed, stop
+                at so many failures; see ``Job``.
             progress: True for a bar, a function, or False; default a bar on a terminal.
 
         Raises:
@@ -205,6 +270,8 @@ class ImageIndex:
                 be fetched. Raised before anything is written, save for what an iterator brings later.
             MissingDependency: a table, an address or a file needs an extra.
             InvalidRecord: an id or a field that cannot be kept; nothing is written.
+            InvalidImage: more failures than the job allows; what was written stays.
+            StoreLocked: another job adds to this collection.
             StoreError: the store failed; what was written stays, and adding again goes on.
         """
         given = dict(fields or {})
@@ -219,28 +286,43 @@ class ImageIndex:
             allow_private=allow_private,
             max_bytes=decoding.limits.max_bytes,
         )
-        with Sources(options) as sources, following(progress) as follow:
+        with (
+            Sources(options) as sources,
+            journal_for(job, self._address, self.encoder.reference, decoding) as journal,
+        ):
             several_pictures = several(pictures)
             known = self._known(several_pictures, sources, ids)
-            notices = self._ready(given, known, tokens=tokens)
+            folders = synced(known) if job is not None and job.sync else []
+            notices = self._ready(given, known, text, tokens=tokens)
             payload = canonical(given, self.collection.spec)
             if ids is None:
                 items = self._items(known or map(sources.of, several_pictures), payload)
             else:
                 named = with_ids(ids, several_pictures)
                 items = (Item(record, sources.one(picture), payload) for record, picture in named)
-            report = ingest(
-                items,
-                self.collection,
-                self.encoder,
-                vector=IMAGE,
-                tokens=self.collection.spec.tokens is not None if tokens is None else tokens,
-                notices=notices,
-                progress=follow,
-                decoding=decoding,
-                workers=workers,
-                patience=patience,
-            )
+            total = partial(expected, known, self.collection.spec)
+            if journal is not None and job is not None and job.retry_failed:
+                items, total = only_failed(items, journal), partial(expected, (), self.collection.spec)
+            collection, encoder = self._both()
+            with following(progress, total) as follow:
+                report = ingest(
+                    items,
+                    collection,
+                    encoder,
+                    vector=IMAGE,
+                    tokens=collection.spec.tokens is not None if tokens is None else tokens,
+                    captions=self._captions.writer(collection),
+                    notices=notices,
+                    progress=follow,
+                    decoding=decoding,
+                    workers=workers,
+                    patience=patience,
+                    journal=journal,
+                    max_failures=None if job is None else job.max_failures,
+                    twins=twins_for(job, self.collection),
+                )
+            if journal is not None and folders:
+                report = replace(report, removed=remove_gone(self.collection, journal, folders))
         return settled(self.collection, report, progress)
 
     def _known(self, pictures: Iterable[Picture], sources: Sources, ids: Sequence[str] | None) -> Sequence[Source]:
@@ -264,25 +346,30 @@ class ImageIndex:
                 roots[origin.name] = origin.root
         return known
 
-    def _ready(self, fields: Mapping[str, Any], known: Sequence[Source], *, tokens: bool | None) -> list[str]:
+    def _ready(
+        self, fields: Mapping[str, Any], known: Sequence[Source], text: str | None, *, tokens: bool | None
+    ) -> list[str]:
         """Make the collection when there is none; say in sentences what was decided."""
         notices = [notice for source in known for notice in source.notices()]
         collection = self._existing()
         if collection is None:
-            return notices + self._create(fields, known, tokens=self._tokens if tokens is None else tokens)
+            return notices + self._create(fields, known, text, tokens=self._tokens if tokens is None else tokens)
         if tokens and collection.spec.tokens is None:
             raise Unsupported("this collection keeps no tokens: make a new one with tokens=True and add again")
         missing = tuple(f for f in AUTOMATIC if collection.spec.field(f.name) is None)
         if missing:  # made by hand, from vectors
             collection.alter(fields=missing)
             notices.append(f"fields that pixdex fills were declared: {', '.join(f.name for f in missing)}")
+        notices += self._captions.declare(text, collection)
         for field in self._fields:
             there = collection.spec.field(field.name)
             if there is not None and (there.kind, there.many) != (field.kind, field.many):
                 notices.append(f"field {field.name!r} stays {spelled(there)}: this collection was made with it so")
         return notices + [undeclared(name) for name in fields if collection.spec.field(name) is None]
 
-    def _create(self, fields: Mapping[str, Any], known: Sequence[Source], *, tokens: bool) -> list[str]:
+    def _create(
+        self, fields: Mapping[str, Any], known: Sequence[Source], text: str | None, *, tokens: bool
+    ) -> list[str]:
         if tokens and self.encoder.token_spec is None:
             raise Unsupported(f"encoder {self.encoder.name!r} makes no tokens")
         said = {f.name: f for f in self._fields}
@@ -296,6 +383,7 @@ class ImageIndex:
                 Vector(
                     name=IMAGE, dim=self.encoder.dim, metric=self.encoder.metric, fingerprint=self.encoder.fingerprint
                 ),
+                *(() if text is None else (self._captions.declared(text),)),
             ),
             fields=(*AUTOMATIC, *said.values(), *new),
             tokens=self.encoder.token_spec if tokens else None,
@@ -352,6 +440,7 @@ class ImageIndex:
 
     # --- finding ------------------------------------------------------------------------------------
 
+    @following_alias
     def search(
         self,
         query: Any = None,
@@ -367,7 +456,7 @@ class ImageIndex:
         where: Filter | None = None,
         threshold: float | None = None,
         exclude_self: bool = False,
-        rerank: Reranker | str | None = None,
+        rerank: Rerank | None = None,
         candidates: int = 100,
         tuning: Tuning = Tuning(),
         decoding: Decoding = Decoding(),
@@ -377,8 +466,9 @@ class ImageIndex:
         Args:
             query: a path, bytes of a picture file, a uint8 array, a PIL image; a float vector
                 ``[dim]``; or the id of a record (text that names no file).
-            text: words, where the encoder knows texts too: ``"a red car"``. With a query, both are searched for, and
-                what they find is joined.
+            text: words, ``"a red car"``: looked for among captions, where the collection has some (see ``add``), else among
+                pictures, where the encoder knows texts too. With a query, both are searched for, and what they find is
+                joined.
             more_like: pictures, vectors or ids that the query is moved towards (Rocchio, ``pixdex.fusion.rocchio``), or
                 starts from where there is none; ``less_like``: that it is moved away from.
             near: a place that hits should be near to, latitude and longitude; a ``fusion.Place`` says how near, and which
@@ -388,9 +478,12 @@ class ImageIndex:
             fusion: how what picture and words find is joined: ``rrf``, ``z`` or ``dbsf``, see ``pixdex.fusion``.
             k: how many hits at most.
             where: applies before top-k.
-            threshold: leaves out hits that score lower: by the reranker, and joined and decayed, if they are.
+            threshold: leaves out hits that score lower: by the last reranker, and joined and decayed, if they are; and those
+                that the last reranker did not score.
             exclude_self: leave out the record of that id, or those with the query's very content.
-            rerank: a reranker or its name; it scores the best ``candidates`` anew from their tokens.
+            rerank: a reranker, its reference, or several in stages, such as ``"maxsim,cross@30"``: each orders the best
+                ``@n`` so far anew, the first of all ``candidates``; see ``pixdex.rerankers``. Tokens that a record lacks are
+                made of its picture, where that lies where it was; else the hit keeps its place. ``Hit.trace`` says so.
             candidates: how many hits of each kind of evidence are joined, and the reranker sees; what is reranked alone
                 is followed by the others, which keep their score and order.
             tuning: time for recall, or exact.
@@ -399,7 +492,8 @@ class ImageIndex:
         Raises:
             NotFound: no such file and no such id, or nothing was added yet.
             InvalidImage: the query is not a usable picture.
-            Unsupported: the collection or the query has no tokens to rerank with; the encoder knows no texts.
+            Unsupported: the collection or the query has no tokens to rerank with; there are no captions and the encoder knows no
+                texts.
             ConfigError: nothing to search for, a weight for what is not searched by, no such method, a field that is not
                 declared as a place or time.
         """
@@ -413,25 +507,51 @@ class ImageIndex:
             near=near if near is None or isinstance(near, Place) else Place(*near),
             at=at if at is None or isinstance(at, Moment) else Moment(at),
         )
-        reranker = rerankers.load(rerank) if isinstance(rerank, str) else rerank
-        if reranker is not None and reranker.uses_tokens and self.collection.spec.tokens is None:
-            raise Unsupported("this collection keeps no tokens to rerank with: make a new one with tokens=True")
         return found(
             evidence,
             Joining(weights=weights, method=method_named(fusion), deep=candidates),
-            self.collection,
-            self.encoder,
+            *self._both(),
+            self._captions,
             k=k,
             where=where,
             threshold=threshold,
             exclude_self=exclude_self,
-            reranker=reranker,
+            stages=rerankers.stages_of(rerank),
             tuning=tuning,
             decoding=decoding,
         )
 
+    @following_alias
+    def explain(
+        self,
+        query: Any,
+        hit: Hit | str,
+        *,
+        rerank: Reranker | str = "maxsim",
+        decoding: Decoding = Decoding(),
+    ) -> Explanation:
+        """Which regions of a picture that was found answer which regions of the query, as a reranker sees it.
+
+        Args:
+            query: a path, bytes of a picture file, a uint8 array, a PIL image, or the id of a record.
+            hit: a hit of a search, or the id of a record. Its tokens are those stored, or made of its picture, which is
+                opened again to find out where they lie; where it cannot be, or is another by now, places are not known.
+            rerank: ``maxsim``, ``cross``, ``transport``, or a reranker that has ``correspondences``.
+            decoding: how picture files are read, as of ``add``.
+
+        Raises:
+            NotFound: no such file and no such id, or nothing was added yet.
+            InvalidImage: the query is not a usable picture.
+            Unsupported: the encoder makes no tokens, the record has none and its picture cannot be read, the query is a
+                vector, or the reranker does not say what corresponds.
+            FingerprintMismatch: the reranker was trained for tokens of another encoder.
+        """
+        reranker = rerankers.load(rerank) if isinstance(rerank, str) else rerank
+        return explained(query, hit, *self._both(), reranker, decoding)
+
     # --- the rest -----------------------------------------------------------------------------------
 
+    @following_alias
     def get(self, ids: str | Sequence[str], *, want: Want = Want()) -> Batch:
         """Records by id; unknown ids are left out."""
         return self.collection.fetch([ids] if isinstance(ids, str) else ids, want=want)

@@ -15,8 +15,9 @@ so far is in the collection, and adding the same again goes on from there.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,10 +31,10 @@ from pixdex._encoding import Encoded, Encoding
 from pixdex._records import holds
 from pixdex.encoders.decoding import PATIENCE, Decoding
 from pixdex.errors import InvalidImage
-from pixdex.fields import AUTOMATIC_NAMES, CONTENT, users_own
+from pixdex.fields import AUTOMATIC_NAMES, CONTENT, TEXT, users_own
 from pixdex.filters import F
-from pixdex.pictures import Item, Readable, content_hash, place_of, shown
-from pixdex.report import Progress, Report, Tally
+from pixdex.pictures import Item, Readable, content_hash, place_of, shown, stamp_of
+from pixdex.report import Entry, Progress, Report, Stamp, Status, Tally
 from pixdex.types import Batch, Payload, Want
 
 if TYPE_CHECKING:
@@ -41,8 +42,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pixdex._captions import Writer
+    from pixdex._twins import Twins
     from pixdex.collection import Collection
     from pixdex.encoders.port import Encoder
+    from pixdex.journal import Journal
 
 __all__ = ["ingest"]
 
@@ -60,32 +64,39 @@ def ingest(
     *,
     vector: str,
     tokens: bool = False,
+    captions: Writer | None = None,
     notices: Sequence[str] = (),
     progress: Progress | None = None,
     decoding: Decoding = Decoding(),
     workers: int | None = None,
     patience: float = PATIENCE,
+    journal: Journal | None = None,
+    max_failures: int | None = None,
+    twins: Twins | None = None,
 ) -> Report:
     """Add pictures to a collection that declares the ``fields.AUTOMATIC`` ones.
 
     ``items`` may hold None for what was passed over; at most 256 are held at a time, and one chunk of them. ``vector``
-    is the name the vectors are written under. With ``tokens`` records get the encoder's tokens too. Files are decoded
-    as ``decoding`` says, ``workers`` at once; one that takes more than ``patience`` seconds to read or to decode is set
-    aside.
+    is the name the vectors are written under. With ``tokens`` records get the encoder's tokens too, with ``captions`` the
+    vectors of those. Files are decoded as ``decoding`` says, ``workers`` at once; one that takes more than ``patience``
+    seconds to read or to decode is set aside. A ``journal`` gets a row for each picture, when it is written;
+    ``twins`` says of which the collection holds the same picture already, and what becomes of those.
 
     Raises:
+        InvalidImage: more than ``max_failures`` pictures could not be used; what was written stays.
         StoreError: the store failed; what was written stays, and adding again goes on from there.
     """
     tally = Tally()
     with (
         Encoding(encoder, vector, tokens=tokens, decoding=decoding, workers=workers, patience=patience) as encoding,
-        _Reading(items, tally, decoding, patience) as reading,
+        _Reading(items, tally, decoding, patience, journal) as reading,
     ):
-        pipeline = _Pipeline(collection, encoding, vector, tokens=tokens)
+        pipeline = _Pipeline(collection, encoding, vector, captions, twins, tokens=tokens)
         coming: deque[_Chunk] = deque()
 
         def write() -> None:
-            pipeline.write(coming.popleft(), tally)
+            pipeline.write(coming.popleft(), tally, journal)
+            _check_failures(tally, max_failures)
             so_far = tally.report(notices)
             if progress is not None and so_far.seen and coming:  # the last is told when all is visible
                 progress(so_far)
@@ -104,10 +115,19 @@ def ingest(
         while coming:
             write()
         collection.flush()
-    report = tally.report(notices)
+    report = tally.report(notices if captions is None else [*notices, *captions.notices()])
     if progress is not None:
         progress(report)
     return report
+
+
+def _check_failures(tally: Tally, most: int | None) -> None:
+    failed = tally.quarantined
+    if most is not None and len(failed) > most:
+        raise InvalidImage(
+            f"{len(failed)} pictures could not be used, {most} are allowed to (max_failures); the last: {failed[-1].path}: "
+            f"{failed[-1].reason}. What was added stays, and adding again goes on"
+        )
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -130,6 +150,21 @@ class _Hashed:
 
     item: Item
     content: str | InvalidImage
+    stamp: Stamp | None = None
+    at: float = 0.0
+
+    def entry(self, record: str, status: Status, reason: str | None = None) -> Entry:
+        """Its row in the journal."""
+        content = None if isinstance(self.content, InvalidImage) else self.content
+        return Entry(
+            id=record,
+            label=self.item.label,
+            status=status,
+            reason=reason,
+            content=content,
+            stamp=self.stamp,
+            at=self.at,
+        )
 
 
 @dataclass(slots=True)
@@ -144,8 +179,16 @@ class _Place:
 class _Reading:
     """Items, hashed by threads some way ahead of who takes them, in order. A context that ends the threads."""
 
-    def __init__(self, items: Iterable[Item | None], tally: Tally, decoding: Decoding, patience: float) -> None:
+    def __init__(
+        self,
+        items: Iterable[Item | None],
+        tally: Tally,
+        decoding: Decoding,
+        patience: float,
+        journal: Journal | None,
+    ) -> None:
         self._items = iter(items)
+        self._journal = journal
         self._tally = tally
         self._decoding = decoding
         self._patience = patience
@@ -198,6 +241,8 @@ class _Reading:
     def _hash(self, place: _Place) -> _Hashed:
         item = place.item
         try:
+            if self._journal is not None and item.id is not None and isinstance(item.picture, Path):
+                return self._known_or_hashed(item, item.id, item.picture, self._journal)
             if not isinstance(item.picture, Readable):
                 return _Hashed(item, content_hash(item.picture, self._decoding))
             data = item.picture.read()
@@ -210,6 +255,12 @@ class _Reading:
             raise
         except Exception as error:  # pictures are anybody's objects, and one stops nothing
             raise InvalidImage(f"cannot be read: {error!r}") from error
+
+    def _known_or_hashed(self, item: Item, record: str, path: Path, journal: Journal) -> _Hashed:
+        """A file that looks as it did when it was hashed is not read again."""
+        stamp, at = stamp_of(path), time.time()  # before it is read: who changes it meanwhile changes how it looks
+        content = journal.known(record, stamp) or content_hash(path, self._decoding)
+        return _Hashed(item, content, stamp, at)
 
 
 def _size(picture: Any) -> int:
@@ -235,6 +286,11 @@ class _Seen:
     item: Item
     content: str
     payload: Payload
+    hashed: _Hashed
+
+    def entry(self, status: Status, reason: str | None = None) -> Entry:
+        """Its row in the journal."""
+        return self.hashed.entry(self.id, status, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,106 +298,152 @@ class _Chunk:
     """What is to be done about some items, and what of it is under way.
 
     Attributes:
-        tally: what was found out about them already.
+        found: what became of those of which nothing is to be written.
         reused: those whose content is in the store, with a record that has all that is needed.
-        encoded: the records of those that are new.
+        new: those that are being encoded; ``encoded``: their records.
         late: those to look at again when all before them is written.
         ids: of all that will be written.
         contents: of all that are being encoded, or late.
     """
 
-    tally: Tally
+    found: Sequence[Entry]
     reused: Sequence[tuple[_Seen, Batch]]
+    new: Sequence[_Seen]
     encoded: Future[Encoded]
     late: Sequence[_Seen]
     ids: frozenset[str]
     contents: frozenset[str]
 
 
+class _Done:
+    """Who hears what became of items: the tally, and the journal, where there is one."""
+
+    def __init__(self, tally: Tally, journal: Journal | None) -> None:
+        self._tally, self._journal = tally, journal
+
+    def take(self, entries: Sequence[Entry]) -> None:
+        """Whatever is said to be written is."""
+        self._tally.take(entries)
+        if self._journal is not None and entries:
+            self._journal.record(entries)
+
+
 class _Pipeline:
     """From hashed items to written records, a chunk at a time."""
 
-    def __init__(self, collection: Collection, encoding: Encoding, vector: str, *, tokens: bool) -> None:
+    def __init__(
+        self,
+        collection: Collection,
+        encoding: Encoding,
+        vector: str,
+        captions: Writer | None,
+        twins: Twins | None,
+        *,
+        tokens: bool,
+    ) -> None:
         self._collection = collection
+        self._twins = twins
+        self._captions = captions
         self._encoding = encoding
         self._vector = vector
         self._tokens = tokens
 
     def look_up(self, hashed: Sequence[_Hashed], before: Iterable[_Chunk]) -> _Chunk:
         """Have what is new encoded. ``before`` are the chunks that are not written yet."""
-        tally = Tally()
-        seen = self._seen(hashed, tally)
+        found: list[Entry] = []
+        seen = self._seen(hashed, found)
         ids = frozenset().union(*(chunk.ids for chunk in before))
         contents = frozenset().union(*(chunk.contents for chunk in before))
         late = [one for one in seen if one.id in ids or one.content in contents]
-        reused, fresh = self._known(_without(seen, late), tally)
+        reused, fresh = self._known(_without(seen, late), found)
         firsts: dict[str, _Seen] = {}
         for one in fresh:
             firsts.setdefault(one.content, one)
         new = list(firsts.values())
         late += _without(fresh, new)  # copies: their first may turn out to be of no use
         return _Chunk(
-            tally,
+            found,
             reused,
+            new,
             self._encode(new),
             late,
             frozenset(one.id for one in (*new, *late, *(one for one, _ in reused))),
             frozenset(one.content for one in (*new, *late)),
         )
 
-    def write(self, chunk: _Chunk, tally: Tally) -> None:
-        """Write what a chunk brings, those before it being written."""
-        tally.unchanged += chunk.tally.unchanged
-        tally.quarantined += chunk.tally.quarantined
-        self._write(chunk.reused, chunk.encoded, tally)
-        reused, fresh = self._known(chunk.late, tally)
-        self._write(reused, self._encode(fresh), tally)
+    def write(self, chunk: _Chunk, tally: Tally, journal: Journal | None) -> None:
+        """Write what a chunk brings, those before it being written; the tally and the journal hear what became of it."""
+        done = _Done(tally, journal)
+        done.take(chunk.found)
+        self._write(chunk.reused, chunk.new, chunk.encoded, done)
+        if chunk.late:
+            found: list[Entry] = []
+            reused, fresh = self._known(chunk.late, found)
+            done.take(found)
+            self._write(reused, fresh, self._encode(fresh), done)
 
     def _encode(self, seen: Sequence[_Seen]) -> Future[Encoded]:
         return self._encoding.submit([replace(one.item, id=one.id, payload=one.payload) for one in seen])
 
-    def _write(self, reused: Sequence[tuple[_Seen, Batch]], encoded: Future[Encoded], tally: Tally) -> None:
+    def _write(
+        self, reused: Sequence[tuple[_Seen, Batch]], new: Sequence[_Seen], encoded: Future[Encoded], done: _Done
+    ) -> None:
         if reused:
-            self._collection.upsert(self._copies(reused))
-            tally.reused += len(reused)
-        new = encoded.result()
-        tally.quarantined += new.unusable
-        if len(new.batch):
-            self._collection.upsert(new.batch)
-            tally.added += len(new.batch)
+            copies = {one.id: record.ids[0] for one, record in reused if record.ids[0] != one.id}
+            left_out = self._upsert(self._copies(reused), copies)
+            done.take([_entry(one, Status.REUSED, left_out) for one, _ in reused])
+        made = encoded.result()
+        bad = {row.id: row.reason for row in made.unusable}
+        twins = {} if self._twins is None or not len(made.batch) else self._twins.of(made.batch)
+        left_out = self._upsert(made.batch, twins)
+        done.take(
+            [
+                one.entry(Status.FAILED, bad[one.id]) if one.id in bad else _entry(one, Status.ADDED, left_out)
+                for one in new
+            ]
+        )
 
-    def _seen(self, hashed: Sequence[_Hashed], tally: Tally) -> list[_Seen]:
+    def _upsert(self, batch: Batch, twins: Mapping[str, str]) -> Mapping[str, str]:
+        """Write records, those that have a twin as is asked for; which were left out, and whose twins they are."""
+        if self._twins is not None:
+            batch = self._twins.tagged(batch, twins)
+        if len(batch):
+            self._collection.upsert(batch if self._captions is None else self._captions.written(batch))
+        return {record: twin for record, twin in twins.items() if record not in set(batch.ids)}
+
+    def _seen(self, hashed: Sequence[_Hashed], found: list[Entry]) -> list[_Seen]:
         """The items whose bytes could be read; of the same id the last stands."""
         seen: dict[str, _Seen] = {}
         for one in hashed:
             item, content = one.item, one.content
             if isinstance(content, InvalidImage):
-                tally.quarantine(item.label, content)
+                found.append(one.entry(item.id or item.label, Status.FAILED, str(content)))
                 continue
             payload = {**item.payload, CONTENT: content}
             if isinstance(item.picture, Path):
                 payload |= place_of(shown(item.picture.absolute()))
             record = item.id or content
             if record in seen:
-                tally.unchanged += 1
-            seen[record] = _Seen(record, item, content, payload)
+                found.append(one.entry(record, Status.UNCHANGED))
+            seen[record] = _Seen(record, item, content, payload, one)
         return list(seen.values())
 
-    def _known(self, seen: Sequence[_Seen], tally: Tally) -> tuple[list[tuple[_Seen, Batch]], list[_Seen]]:
+    def _known(self, seen: Sequence[_Seen], found: list[Entry]) -> tuple[list[tuple[_Seen, Batch]], list[_Seen]]:
         """Of those that are to be written: the ones whose content the collection knows with its vectors, under any
         id, each with such a record; and the others.
         """
-        changed = self._without_unchanged(seen, tally)
+        changed = self._without_unchanged(seen, found)
         own = self._own(changed)
         others = self._of_content({one.content for one in changed if one.id not in own})
         rows = [(one, own.get(one.id) or others.get(one.content)) for one in changed]
         return [(one, row) for one, row in rows if row is not None], [one for one, row in rows if row is None]
 
-    def _without_unchanged(self, seen: Sequence[_Seen], tally: Tally) -> list[_Seen]:
-        """Those whose record is missing or differs in content, fields or tokens; with the fields it has."""
+    def _without_unchanged(self, seen: Sequence[_Seen], found: list[Entry]) -> list[_Seen]:
+        """Those whose record is missing or differs in content, fields, caption or tokens; with the fields it has."""
         if not seen:
             return []
-        stored = self._collection.fetch([s.id for s in seen], want=Want(payload=True, tokens=self._tokens))
+        want = Want(tokens=self._tokens, vectors=() if self._captions is None else (TEXT,))
+        stored = self._collection.fetch([s.id for s in seen], want=want)
         row_of = {record: row for row, record in enumerate(stored.ids)}
         changed = []
         for one in seen:
@@ -349,7 +451,7 @@ class _Pipeline:
             if row is None:
                 changed.append(one)
             elif self._holds(stored, row, one.payload):
-                tally.unchanged += 1
+                found.append(one.entry(Status.UNCHANGED))
             else:
                 kept = users_own((stored.payloads or ())[row])
                 changed.append(replace(one, payload={**kept, **one.payload}))
@@ -358,7 +460,10 @@ class _Pipeline:
     def _holds(self, stored: Batch, row: int, payload: Payload) -> bool:
         if self._tokens and (stored.tokens is None or stored.tokens[row] is None):
             return False
-        return holds((stored.payloads or ())[row], payload, self._collection.spec)
+        there = (stored.payloads or ())[row]
+        if self._captions is not None and self._captions.caption({**there, **payload}) is not None:
+            return bool(stored.present(TEXT)[row]) and holds(there, payload, self._collection.spec)
+        return holds(there, payload, self._collection.spec)
 
     def _own(self, seen: Sequence[_Seen]) -> dict[str, Batch]:
         """Id -> the record of that id, where it has the same content and all that is needed."""
@@ -402,9 +507,10 @@ class _Pipeline:
 
     def _copies(self, old: Sequence[tuple[_Seen, Batch]]) -> Batch:
         """Records of known content: its vector, tokens and automatic fields, the payload of the new one over
-        them. A record that is written again keeps its other vectors too: they need not be of the picture.
+        them. A record that is written again keeps its other vectors too: they need not be of the picture; that of a
+        caption which it has no more it loses.
         """
-        payloads = []
+        payloads: list[Payload] = []
         for one, record in old:
             before = (record.payloads or ({},))[0]
             automatic = {key: value for key, value in before.items() if key in AUTOMATIC_NAMES}
@@ -412,13 +518,26 @@ class _Pipeline:
         vectors, absent = {}, {}
         for vector in self._collection.spec.vectors:
             kept = np.array(
-                [r.present(vector.name)[0] and (vector.name == self._vector or r.ids[0] == one.id) for one, r in old]
+                [r.present(vector.name)[0] and self._stays(vector.name, one, r) for one, r in old], dtype=bool
             )
             if kept.any():
                 vectors[vector.name] = np.concatenate([record.vectors[vector.name] for _, record in old])
                 absent[vector.name] = ~kept
         tokens = tuple(_tokens(record) for _, record in old)
         return Batch(tuple(one.id for one, _ in old), vectors, tuple(payloads), tokens, absent)
+
+    def _stays(self, vector: str, one: _Seen, record: Batch) -> bool:
+        """Whether a vector of a record of the same content is also that of ``one``."""
+        if vector == self._vector:
+            return True
+        if vector == TEXT and self._captions is not None:
+            return self._captions.alike(one.payload, (record.payloads or ({},))[0])
+        return record.ids[0] == one.id
+
+
+def _entry(one: _Seen, status: Status, left_out: Mapping[str, str]) -> Entry:
+    twin = left_out.get(one.id)
+    return one.entry(status) if twin is None else one.entry(Status.DUPLICATE, f"the same picture as {twin!r}")
 
 
 def _without(seen: Iterable[_Seen], others: Iterable[_Seen]) -> list[_Seen]:

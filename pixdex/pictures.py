@@ -18,6 +18,7 @@ import numpy as np
 
 from pixdex.encoders import images
 from pixdex.errors import ConfigError, InvalidImage
+from pixdex.report import Stamp
 from pixdex.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Payload
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ __all__ = [
     "several",
     "shown",
     "source_of",
+    "stamp_of",
     "text_id",
 ]
 
@@ -262,6 +264,15 @@ def shown(path: Path | str) -> str:
 def place_of(text: str) -> Payload:
     """The field that says where a picture lies; none where a field could not hold it."""
     return {"path": text} if len(text.encode()) <= MAX_TEXT_BYTES else {}
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """How a file looks now; None where it cannot be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def content_hash(picture: Picture, decoding: images.Decoding = _PLAIN) -> str:

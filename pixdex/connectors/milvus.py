@@ -169,6 +169,10 @@ class Milvus:
                 store.client.drop_collection(physical(name), **once(timeout))
                 store.forget()
 
+    def versions(self, *, timeout: float | None) -> Mapping[str, str]:
+        with self._calling() as store:
+            return store.versions()
+
     def names(self, *, timeout: float | None) -> Sequence[str]:
         if self._share.lease() is None:
             return []

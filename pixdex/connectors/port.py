@@ -44,6 +44,7 @@ __all__ = [
     "SurveyedField",
     "SurveyedVector",
     "Upkeep",
+    "Versioned",
 ]
 
 
@@ -242,6 +243,15 @@ class Adopting(Protocol):
         """Give records that exist the vectors of ``batch``, by id, and leave all else of them; unknown ids are
         ignored. Raises Unsupported where ``alter`` cannot add a vector.
         """
+        ...
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """What a connector can do that knows what it runs on; ``pixdex doctor`` asks."""
+
+    def versions(self, *, timeout: float | None) -> Mapping[str, str]:
+        """What answers, and what it is asked with: name -> version."""
         ...
 
 

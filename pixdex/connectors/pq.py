@@ -11,8 +11,10 @@ scored exactly (``_pq_plan``). It needs POSIX file locks.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +33,6 @@ from pixdex.errors import AlreadyExists, ConfigError, NotFound, Unsupported
 from pixdex.types import Batch, Hit, Native, Page, Scan, Search, Spec, Want
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from pixdex.connectors.address import Address
     from pixdex.filters import Filter
 
@@ -127,6 +127,9 @@ class PqConnector:
             return
         self._views.forget(dropped)
         self._vectors.remove(dropped)
+
+    def versions(self, *, timeout: float | None) -> Mapping[str, str]:
+        return {"faiss-cpu": metadata.version("faiss-cpu"), "SQLite": sqlite3.sqlite_version}
 
     def names(self, *, timeout: float | None) -> Sequence[str]:
         try:

@@ -122,6 +122,10 @@ class Qdrant:
                     pass
                 store.specs.forget()
 
+    def versions(self, *, timeout: float | None) -> Mapping[str, str]:
+        with self._calling(timeout) as store:
+            return store.versions()
+
     def names(self, *, timeout: float | None) -> Sequence[str]:
         if self._share.lease() is None:
             return []

@@ -13,6 +13,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 from pixdex import errors
@@ -113,6 +114,9 @@ class QdrantEdge:
         if self._share.lease():
             with self._changing() as shelf:
                 shelf.drop(name)
+
+    def versions(self, *, timeout: float | None) -> Mapping[str, str]:
+        return {"qdrant-edge-py": metadata.version("qdrant-edge-py")}
 
     def names(self, *, timeout: float | None) -> Sequence[str]:
         if self._share.lease() is None:

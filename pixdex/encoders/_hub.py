@@ -17,7 +17,10 @@ __all__ = ["cache_folder", "is_whole", "locate"]
 
 _INNER = "0_*/"
 """Where sentence-transformers keeps the model."""
-_SMALL = ("config.json", "preprocessor_config.json", "processor_config.json", *TOKENIZER)
+_SMALL = (
+    "config.json", "preprocessor_config.json", "processor_config.json", *TOKENIZER, "sentence_bert_config.json",
+    "config_sentence_transformers.json", "*_Pooling/config.json",
+)  # fmt: skip
 _TIMEOUT = 10.0
 """Seconds until the hub has told what a model consists of."""
 

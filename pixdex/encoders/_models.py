@@ -45,7 +45,7 @@ WEIGHTS = ("model*.safetensors", "model*.safetensors.index.json")
 """Patterns of weight files; some repositories hold the same weights under other names once more."""
 TOKENIZER = (
     "added_tokens.json", "merges.txt", "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model",
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json",
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
 )  # fmt: skip
 MODULES = "modules.json"
 """What sentence-transformers calls its list of modules."""

@@ -43,7 +43,7 @@ def write(network: Network, form: Form, folder: Path) -> TextGraph:
         open_vino.convert(onnx, graph)
         for file in folder.glob(f"{onnx.name}*"):
             file.unlink()
-    return TextGraph.of(graph, tokenizer, lower=network.fixed)
+    return TextGraph.of(graph, tokenizer, lower=network.lower)
 
 
 def write_tokenizer(network: Network, file: Path) -> None:

@@ -113,6 +113,12 @@ class Classic:
                 kept += [quantize(rows[mask]) for rows, mask in zip(described, valid, strict=True)]
         return Features(vectors, tuple(kept) if tokens else None)
 
+    def token_places(self, pictures: Sequence[Pixels]) -> tuple[NDArray[np.float32], ...]:
+        """See ``Encoder``: the windows, of which some lie within others."""
+        windows = _boxes()
+        valid = [_tokens_of(_analyse(self.prepare(pixels)[None])[0])[1][0] for pixels in pictures]
+        return tuple(windows[mask] for mask in valid)
+
 
 def load(rest: str) -> Classic:
     """The encoder of ``classic``.
@@ -221,6 +227,17 @@ def _windows(cells: _Cells, side: int, step: int) -> tuple[Array, NDArray[np.boo
     descriptors = np.concatenate(parts, axis=-1)
     descriptors[..., 0] += np.float32(1e-4)  # never all zeros: a flat grey picture has a token too
     return unit(descriptors), valid
+
+
+def _boxes() -> Array:
+    """Where all windows lie, ``[t, 4]`` in fractions of a picture: x, y, width, height; in the order of tokens."""
+    rows = []
+    for side, step in _SCALES:
+        starts = np.arange(0, _GRID - side + 1, step)
+        y, x = (at.ravel() for at in np.meshgrid(starts, starts, indexing="ij"))
+        rows.append(np.stack([x, y, np.full(len(x), side), np.full(len(x), side)], axis=1))
+    boxes: Array = (np.concatenate(rows) / _GRID).astype(np.float32)
+    return boxes
 
 
 def _quarters(cells: Array, side: int, step: int) -> Array:

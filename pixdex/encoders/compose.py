@@ -21,6 +21,7 @@ from pixdex.encoders._digest import digest_of, fingerprint_of
 from pixdex.encoders.backbones import Network, Trunk
 from pixdex.encoders.composition import DEFAULT_TOKENS, Composition
 from pixdex.encoders.heads import Head
+from pixdex.encoders.places import grid_of
 from pixdex.encoders.pooling import GEM_POWER, Pooling
 from pixdex.encoders.port import Features, Pixels
 from pixdex.encoders.preprocess import Preprocess
@@ -109,6 +110,18 @@ class ComposedEncoder:
         if not tokens:
             return Features(vectors)
         return Features(vectors, tuple(self.composition.tokens_of(activations, pooled)))
+
+    def token_places(self, pictures: Sequence[Pixels]) -> tuple[NDArray[np.float32], ...] | None:
+        """See ``Encoder``; None of a network whose descriptors are no grid over its input."""
+        grid = grid_of(self.trunk.cells, self.trunk.preprocess.size)
+        if grid is None or self.token_spec is None:
+            return None
+        boxes = []
+        for pixels in pictures:
+            activations = self.trunk.forward(self.prepare(pixels)[None])
+            cells = self.composition.cells_of(activations, unit(self.composition.pool(activations)))
+            boxes.append(grid.boxes(cells[0], self.trunk.preprocess.window(*pixels.shape[:2])))
+        return tuple(boxes)
 
     def with_head(self, head: Head | None, *, name: str | None = None, reference: str | None = None) -> ComposedEncoder:
         """The same network and pooling with another head, or with none. It encodes no texts: they go through no head.

@@ -14,7 +14,7 @@ from pixdex.encoders._digest import digest_of, fingerprint_of
 from pixdex.encoders.backbones import Activations, Network
 from pixdex.encoders.heads import HEAD_FILE, Head
 from pixdex.encoders.pooling import GEM_POWER, Pooling, gem_pool, mean_pool
-from pixdex.encoders.tokens import Choice, Coding, Projection, select, unit
+from pixdex.encoders.tokens import Choice, Coding, Projection, chosen, select, unit
 from pixdex.errors import ConfigError
 from pixdex.types import TokenSpec
 
@@ -184,3 +184,7 @@ class Composition:
         if self.token_projection is not None:
             kept = self.token_projection.apply(kept)
         return self.token_coding.pack(kept)
+
+    def cells_of(self, activations: Activations, pooled: NDArray[np.float32]) -> NDArray[np.intp]:
+        """``[n, t]``: the numbers of the descriptors that ``tokens_of`` makes tokens of."""
+        return chosen(activations.cells, self.guide(activations, pooled), self.tokens, self.token_choice)

@@ -7,6 +7,7 @@ everything else through the Pillow plugin that the first bytes name.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +38,7 @@ __all__ = [
     "from_pil",
     "is_pil",
     "looks_like_picture",
+    "png",
     "resize",
     "thumbnail_jpeg",
 ]
@@ -178,6 +180,13 @@ def thumbnail_jpeg(pixels: Pixels, max_side: int = 320, quality: int = 80) -> by
     return bytes(
         simplejpeg.encode_jpeg(np.ascontiguousarray(small), quality=quality, colorspace="RGB", colorsubsampling="420")
     )
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG of ``[h, w, 4]``, RGBA, as an overlay is."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def is_pil(value: Any) -> bool:

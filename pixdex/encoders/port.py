@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pixdex.types import Fingerprint, Metric, TokenSpec
 
-__all__ = ["Encoder", "Features", "Pixels", "TextEncoder"]
+__all__ = ["Encoder", "Features", "Pixels", "TextEncoder", "WordEncoder"]
 
 Pixels: TypeAlias = "NDArray[np.uint8]"
 """An upright sRGB picture, uint8 ``[height, width, 3]``."""
@@ -47,6 +47,11 @@ class Encoder(Protocol):
 
     An encoder may also have ``min_side: int | None``: a picture whose shorter side has more pixels may be decoded at a
     fraction of its size that keeps at least so many. None, or no such attribute: always at full size.
+
+    One that makes tokens may also have ``token_places(pictures: Sequence[Pixels]) -> tuple[float32 [t, 4], ...] | None``: of
+    each upright picture the boxes that its tokens come from, in the order of ``encode``'s: x and y of the upper left corner,
+    width and height, in fractions of the picture's own width and height, whatever ``prepare`` does to it. None, or no such
+    method: nobody knows where a token comes from.
     """
 
     name: str
@@ -76,4 +81,22 @@ class TextEncoder(Encoder, Protocol):
 
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors float32 ``[n, dim]``, to be compared with those of pictures."""
+        ...
+
+
+class WordEncoder(Protocol):
+    """Turns texts alone into vectors, for captions. Safe to call from several threads at once; a ``TextEncoder`` is one too.
+
+    Attributes:
+        name, reference, dim, metric, fingerprint: as of an ``Encoder``; ``encoders.load_text`` takes the reference.
+    """
+
+    name: str
+    reference: str
+    dim: int
+    metric: Metric
+    fingerprint: Fingerprint
+
+    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors float32 ``[n, dim]``; what is longer than it takes is cut off."""
         ...

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pixdex.encoders._digest import digest_of
 from pixdex.encoders.images import Resample, center_crop, resize
+from pixdex.encoders.places import Window
 from pixdex.encoders.port import Pixels
 from pixdex.errors import ConfigError
 
@@ -146,6 +147,19 @@ class Preprocess:
             pixels = resize(pixels, _keep_ratio(pixels.shape[0], pixels.shape[1], self.shortest_edge), self.resample)
         return pixels if self.crop is None else center_crop(pixels, self.crop)
 
+    def window(self, height: int, width: int) -> Window:
+        """What ``fit`` leaves of a picture of so many pixels: the part of it that the model sees."""
+        if self.resize_to is None and self.shortest_edge is not None:
+            kept = _kept(height, width)
+            seen = _keep_ratio(*kept, self.shortest_edge)
+        else:
+            kept = height, width
+            seen = self.resize_to or kept
+        crop = self.crop or seen
+        y, high = _span(height, kept[0], seen[0], crop[0])
+        x, wide = _span(width, kept[1], seen[1], crop[1])
+        return Window(x, y, wide, high)
+
     def normalize(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """float32 ``[n, 3, height, width]`` from uint8 ``[n, height, width, 3]``."""
         factor = np.asarray([self.scale / s for s in self.std], dtype=np.float32)
@@ -249,8 +263,20 @@ def _keep_ratio(height: int, width: int, edge: int) -> Size:
 
 
 def _trim(pixels: Pixels) -> Pixels:
-    height, width = pixels.shape[:2]
+    kept = _kept(pixels.shape[0], pixels.shape[1])
+    return pixels if kept == pixels.shape[:2] else center_crop(pixels, kept)
+
+
+def _kept(height: int, width: int) -> Size:
+    """What is left of an extremely long picture."""
     longest = _EXTREME * min(height, width)
-    if max(height, width) <= longest:
-        return pixels
-    return center_crop(pixels, (min(height, longest), min(width, longest)))
+    return min(height, longest), min(width, longest)
+
+
+def _span(whole: int, kept: int, seen: int, crop: int) -> tuple[float, float]:
+    """Start and length, in fractions of a side of ``whole`` pixels, of which the middle ``kept`` were resized to ``seen``,
+    and ``crop`` cut out or bordered as ``center_crop`` does.
+    """
+    start = (seen - crop) // 2  # below zero where there are borders: of an odd pixel more on the near side, as there
+    scale = kept / seen
+    return ((whole - kept) // 2 + start * scale) / whole, crop * scale / whole

@@ -23,7 +23,7 @@ from pixdex.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Network", "TextTower", "TrunkText"]
+__all__ = ["Forward", "Network", "TextTower", "TrunkText", "open_tokenizer"]
 
 Forward: TypeAlias = Callable[[list[str]], NDArray[np.float32]]
 """Vectors float32 ``[n, dim]`` of any length."""
@@ -77,17 +77,21 @@ class Network:
     Attributes:
         tokenizer: of transformers.
         module: the network in torch, float32.
-        fixed: texts are made lower case and padded to the full length, without a mask.
+        fixed: texts are padded to the full length, without a mask.
+        lower: they are made lower case before.
+        longest: tokens of the longest text; default: as many as it has places for.
     """
 
     tokenizer: Any
     module: torch.nn.Module
     fixed: bool
+    lower: bool = False
+    longest: int | None = None
 
     @property
     def length(self) -> int:
         """Tokens of the longest text it takes."""
-        return int(cast("Any", self.module).config.max_position_embeddings)
+        return self.longest or int(cast("Any", self.module).config.max_position_embeddings)
 
     def forward(self, texts: list[str]) -> NDArray[np.float32]:
         """See ``Forward``."""
@@ -95,7 +99,7 @@ class Network:
 
         with torch.inference_mode():
             given = self.tokenizer(
-                [text.lower() for text in texts] if self.fixed else texts,
+                [text.lower() for text in texts] if self.lower else texts,
                 padding="max_length" if self.fixed else True,
                 max_length=self.length,
                 truncation=True,
@@ -122,22 +126,28 @@ class TrunkText(TextTower):
         Raises:
             ConfigError: no tokenizer lies beside the model, or it or the tower cannot be loaded.
         """
-        tokenizer = _load_tokenizer(self._source)
+        tokenizer = open_tokenizer(self._source)
         module = _models.load_text_network(self._source)
-        return Network(tokenizer, module, fixed=self._source.model_type in _LOWER_PADDED)
+        alike = self._source.model_type in _LOWER_PADDED
+        return Network(tokenizer, module, fixed=alike, lower=alike)
 
     def _open(self) -> Forward:
         return self.network.forward
 
 
-def _load_tokenizer(source: _models.ModelFolder) -> Any:
+def open_tokenizer(source: _models.ModelFolder) -> Any:
+    """The tokenizer of transformers that lies beside a model.
+
+    Raises:
+        ConfigError: there is none, or it cannot be loaded.
+    """
     if not any((source.path / name).is_file() for name in _models.TOKENIZER):
         raise ConfigError(
             f"{source.path} has no tokenizer: copy tokenizer.json and tokenizer_config.json of the model it comes from"
         )
     try:
         with _models.quiet():
-            return _open_tokenizer(source)
+            return _of_transformers(source)
     except ImportError as error:  # SigLIP's first tokenizer is sentencepiece's
         raise ConfigError(
             f"the tokenizer of {source.path} needs more libraries: pip install sentencepiece protobuf"
@@ -146,7 +156,7 @@ def _load_tokenizer(source: _models.ModelFolder) -> Any:
         raise ConfigError(f"the tokenizer of {source.path} cannot be loaded: {_models.first_line(error)}") from error
 
 
-def _open_tokenizer(source: _models.ModelFolder) -> Any:
+def _of_transformers(source: _models.ModelFolder) -> Any:
     import transformers
 
     library = cast("Any", transformers)

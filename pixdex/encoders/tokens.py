@@ -12,7 +12,7 @@ from pixdex.encoders._digest import tensors_digest
 from pixdex.encoders._named import Named
 from pixdex.errors import ConfigError, MissingDependency
 
-__all__ = ["Choice", "Coding", "Projection", "fit_projection", "pack_signs", "quantize", "select", "unit"]
+__all__ = ["Choice", "Coding", "Projection", "chosen", "fit_projection", "pack_signs", "quantize", "select", "unit"]
 
 
 class Choice(Named, what="tokens by"):
@@ -154,12 +154,21 @@ def select(
     """
     if count >= cells.shape[1]:
         return cells
+    return np.take_along_axis(cells, chosen(cells, guide, count, choice)[:, :, None], axis=1)
+
+
+def chosen(
+    cells: NDArray[np.float32], guide: NDArray[np.float32], count: int, choice: Choice = Choice.DIVERSE
+) -> NDArray[np.intp]:
+    """Which descriptors ``select`` takes: their numbers ``[n, min(count, t)]``, rising."""
+    if count >= cells.shape[1]:
+        return np.broadcast_to(np.arange(cells.shape[1]), cells.shape[:2])
     if choice is Choice.DIVERSE:
-        chosen = _farthest(unit(cells), guide, count)
+        taken = _farthest(unit(cells), guide, count)
     else:
         worth = np.einsum("ntd,nd->nt", unit(cells), guide) if choice is Choice.CLS else np.square(cells).sum(axis=2)
-        chosen = np.argsort(-worth, axis=1, kind="stable")[:, :count]
-    return np.take_along_axis(cells, np.sort(chosen, axis=1)[:, :, None], axis=1)
+        taken = np.argsort(-worth, axis=1, kind="stable")[:, :count]
+    return np.sort(taken, axis=1)
 
 
 def _farthest(units: NDArray[np.float32], guide: NDArray[np.float32], count: int) -> NDArray[np.intp]:

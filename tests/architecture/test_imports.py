@@ -42,6 +42,19 @@ RULES: dict[str, set[str]] = {
     | {"_progress", "evaluation", "index", "pictures", *SPINE},
     "_plots": set(),
     "_eval_page": {"_eval_results", "_html", "_plots", "evaluation", "evaluation.statistics"},
+    "_calibrating": {
+        "_eval_queries",
+        "_progress",
+        "collection",
+        "encoders.edits",
+        "encoders.port",
+        "fields",
+        "pictures",
+    }
+    | {"rerankers.choosing", "rerankers.port", *SPINE},
+    "calibrating": {"_calibrating", "_eval_queries", "_progress", "evaluating", "evaluation", "evaluation.reliability"}
+    | {"rerankers", "rerankers.calibrated", "rerankers.calibration", "rerankers.choosing", "rerankers.port", *SPINE},
+    "_calibration_page": {"_html", "_plots", "calibrating", "evaluation", "evaluation.reliability"},
     "_inventory": {
         "collection",
         "connectors",
@@ -70,24 +83,102 @@ RULES: dict[str, set[str]] = {
     },
     "adopting": {"collection", "connectors.port", "ingest", "pictures", "fields", "report", "policy", "encoders.port"}
     | {"_encoding", "_joined", "_vectors", "filters.meaning", *SPINE},
-    "pictures": {"encoders.port", *IMAGES, *SPINE},
+    "pictures": {"encoders.port", "report", *IMAGES, *SPINE},
     "fields": {*SPINE},
     "report": set(),
     "_crew": {"errors"},
     "_machine": set(),
     "_decoding": {"encoders.port", "errors", *HOW},
     "_encoding": {"_crew", "_decoding", "_machine", "pictures", "report", "encoders.port", *HOW, *SPINE},
-    "ingest": {"collection", "_crew", "_encoding", "_records", "pictures", "fields", "report"}
+    "weighing": {"evaluation", "evaluation.metrics", "fusion", *SPINE},
+    "_eval_fusing": {"_captions", "_eval_queries", "_progress", "collection", "fields", "fusion", "weighing", *SPINE},
+    "fusing": {"_captions", "_eval_fusing", "_eval_queries", "_eval_running", "_progress", "fields", "fusion", "index"}
+    | {"pictures", "weighing", *SPINE},
+    "_captions": {"_asking", "collection", "encoders", "encoders.port", "fields", "rerankers.port", *SPINE},
+    "ingest": {
+        "_twins",
+        "journal",
+        "_captions",
+        "collection",
+        "_crew",
+        "_encoding",
+        "_records",
+        "pictures",
+        "fields",
+        "report",
+    }
     | {"encoders.port", *HOW, *SPINE},
     "sources*": {"pictures", "fields", "vectors_file", "_names", "_records", *HOW, *IMAGES, *SPINE},  # and one another
-    "vectors_file": {"fields", "report", *SPINE},
+    "journal": {"_state", "report", "errors"},
+    "_twins": {"collection", "dedup", *SPINE},
+    "jobs": {
+        "_twins",
+        "dedup",
+        "fields",
+        "collection",
+        "encoders.decoding",
+        "journal",
+        "pictures",
+        "report",
+        "sources",
+        "sources.folders",
+        *SPINE,
+    },
+    "observing": {"doctor", "policy", "report", "errors"},
+    "_linkage": set(),
+    "dedup": {"_linkage", "collection", "fields", "rerankers.port", "rerankers.references", *SPINE},
+    "doctor": {"_made_tokens", "collection", "connectors", "connectors.port", "encoders", "encoders.decoding", "fields"}
+    | {"journal", "report", *SPINE},
+    "_state": {"_plugins", "connectors", "connectors.address", "errors"},
+    "_copy_job": {"errors"},
+    "_copy_shape": {"_records", "filters.meaning", *SPINE},
+    "_copy_moving": {"_copy_job", "_copy_shape", "collection", *SPINE},
+    "_copy_census": {"_copy_job", "_copy_moving", "collection", *SPINE},
+    "_copy_checks": {"_copy_census", "_copy_shape", "collection", *SPINE},
+    "_copy_results": {"_copy_checks", "_copy_job", "collection", "connectors.port", "policy"},
+    "_copy_running": {"_copy_census", "_copy_checks", "_copy_job", "_copy_moving", "_copy_results", "_copy_shape"}
+    | {"_names", "collection", "connectors.port", "policy", *SPINE},
+    "copying": {"_copy_census", "_copy_checks", "_copy_job", "_copy_moving", "_copy_results", "_copy_running"}
+    | {"_copy_shape", "_state", "collection", "connectors", "connectors.address", "connectors.port", "policy"}
+    | {"records_file", *SPINE},
+    "_copy_page": {"_copy_checks", "_copy_results", "_html"},
+    "_following": {"errors"},
+    "_reindex_job": {"_copy_job", "errors"},
+    "_reindex_making": {"_crew", "_encoding", "_made_tokens", "_reindex_job", "collection", "encoders.compose"}
+    | {"encoders.port", "fields", "pictures", *HOW, *SPINE},
+    "_reindex_moving": {"_copy_moving", "_copy_shape", "_limits", "_records", "_reindex_job", "_reindex_making"}
+    | {"collection", *SPINE},
+    "_reindex_results": {"_reindex_job", "evaluation"},
+    "_reindex_comparing": {"_copy_moving", "_reindex_making", "_reindex_moving", "_reindex_results", "collection"}
+    | {"evaluating", "fields", *SPINE},
+    "_reindex_running": {"_copy_moving", "_reindex_comparing", "_reindex_job", "_reindex_making", "_reindex_moving"}
+    | {"_reindex_results", "collection", "connectors.port", "encoders.port", "policy", "reindexing", *SPINE},
+    "reindexing": {"_copy_moving", "_encoders_of", "_names", "_reindex_job", "_reindex_making", "_reindex_moving"}
+    | {"_reindex_results", "_reindex_running", "_state", "collection", "connectors", "encoders", "encoders.port"}
+    | {"fields", "policy", *HOW, *SPINE},
+    "records_file": {"connectors._files", "connectors.port", "vectors_file", "_vectors_columns", *SPINE},
+    "_vectors_columns": {"report", *SPINE},
+    "vectors_file": {"_vectors_columns", "fields", "report", *SPINE},
     "transfer": {"index", "collection", "connectors", "encoders", "encoders.port", "fields", "policy", "pictures"}
     | {"report", "vectors_file", "_adding", "_names", "_progress", "_records", "_unfinished", *HOW, *SPINE},
     "_unfinished": {"connectors.pq", "connectors._files", "encoders.port", "fields", "report", "vectors_file", *SPINE},
     "fusion": {"filters", "types", "errors"},
-    "_searching": {"_asking", "collection", "encoders.port", "fields", "fusion", "rerankers.port", *HOW, *SPINE},
-    "_asking": {"collection", "encoders.port", "fields", "pictures", "rerankers.port", *HOW, *SPINE},
-    "_adding": {"_progress", "collection", "pictures", "report", "sources", "_records", *SPINE},
+    "_searching": {
+        "_asking",
+        "_captions",
+        "collection",
+        "encoders.port",
+        "fields",
+        "fusion",
+        "rerankers.port",
+        *HOW,
+        *SPINE,
+    }
+    | {"_reranking", "rerankers.stages"},
+    "_asking": {"_made_tokens", "collection", "encoders.port", "fields", "pictures", "rerankers.port", *HOW, *SPINE},
+    "_made_tokens": {"_encoding", "collection", "encoders.port", "fields", "pictures", "report", *HOW, *SPINE},
+    "_reranking": {"_made_tokens", "collection", "encoders.port", "rerankers.port", "rerankers.stages", *HOW, *SPINE},
+    "_adding": {"sources.folders", "_progress", "collection", "pictures", "report", "sources", "_records", *SPINE},
     "_encoders_of": {"collection", "encoders", "encoders.port", "fields", *SPINE},
     "_info": {"collection", "connectors.port", "fields", *SPINE},
     "_printing": {"_html", "adopting", "connectors.port", "demo", "fields", "pictures", "report", *SPINE},
@@ -96,12 +187,28 @@ RULES: dict[str, set[str]] = {
     | {"vectors_file", *SPINE},
     "index": {"collection", "ingest", "report", "pictures", "fields", "encoders.port", "rerankers"}
     | {"rerankers.port", "connectors", "connectors.port", "policy", "sources", "_adding", "_encoders_of"}
-    | {"_encoding", "_info", "_names", "_progress", "_searching", "fusion", *HOW, *SPINE},
+    | {"rerankers.stages"}
+    | {
+        "_encoding",
+        "_following",
+        "_info",
+        "_names",
+        "_progress",
+        "_searching",
+        "_captions",
+        "explaining",
+        "jobs",
+        "fusion",
+        *HOW,
+        *SPINE,
+    },
     "aio": {
         "collection",
         "evaluating",
+        "explaining",
         "fusion",
         "index",
+        "jobs",
         "pictures",
         "report",
         "policy",
@@ -109,21 +216,28 @@ RULES: dict[str, set[str]] = {
         "_limiter",
         "_progress",
     }
-    | {"connectors.port", "encoders.port", "rerankers.port", *HOW, *SPINE},
+    | {"connectors.port", "encoders.port", "rerankers.port", "rerankers.stages", *HOW, *SPINE},
     "_limiter": {"errors"},
     "_progress": {"report"},
     "_html": {"pictures", *IMAGES, *SPINE},
+    "explaining": {"_asking", "_explain_page", "_made_tokens", "collection", "encoders.port", "fields", "pictures"}
+    | {"rerankers.calibrated", "rerankers.maxsim", "rerankers.port", *HOW, *IMAGES, *SPINE},
+    "_explain_page": {"_heat", "_html", "explaining", *IMAGES},
+    "_heat": set(),
     "demo": {"index", *SPINE},
     "cli": {"*"},
     "connectors": {"connectors.port", "connectors.address", "_plugins"},
     "connectors.port": {"types", "filters"},
     "connectors.address": {"errors"},
+    "connectors.mirror": {"connectors", "connectors._mirror_shadow", "connectors.address", "connectors.port", *SPINE},
     "encoders": {"encoders.port", "_plugins"},
     "encoders.port": {"types", "filters"},
-    "rerankers": {"rerankers.port", "_plugins"},
+    "rerankers": {"rerankers.references", "rerankers.stages"},
+    "rerankers.choosing": {"evaluation.metrics", "evaluation.statistics", "rerankers.calibration", *SPINE},
+    "rerankers.references": {"rerankers.port", "_plugins"},
     "rerankers.port": {"types", "filters", "encoders.port"},
     "testing*": {"*"},
-    "training": {"training.heading", "errors"},
+    "training": {"training._loop", "training.heading", "training.pairing", "errors"},
     "training.losses": {"errors"},
     "training.sampling": {"errors"},
     "training.data": {"pictures", "sources", "sources.tables", *SPINE},
@@ -139,23 +253,30 @@ RULES: dict[str, set[str]] = {
     | {"encoders.compose", "encoders.export", "encoders.kernelmaps", "encoders.port", "encoders.runtimes.network"}
     | {"encoders.tokens", "evaluation", "fields", "pictures", "report", "sources.addresses", "training.choosing"}
     | {"training.data", "training.features", "training.fitting", "training.kernels", "training.losses"}
-    | {"training.report", *HOW, *SPINE},
+    | {"training._workplace", "training.report", *HOW, *SPINE},
     "training.pairnets": {"errors"},
-    "training.tokenbank": {"training.augment", "errors"},
+    "training.tokenbank": {"encoders.tokens", "training.augment", "errors"},
+    "training.tokenviews": {"encoders._digest", "encoders.compose", "encoders.composition", "encoders.tokens"}
+    | {"training._workplace", "training.reranking", "training.tokenbank", "types", "errors"},
+    "training.pairsources": {"_encoders_of", "collection", "connectors", "encoders.compose", "fields", "pictures"}
+    | {"rerankers.maxsim", "sources.addresses", "training.data", "training.tokenviews", *SPINE},
+    "training.lessons": {"evaluation", "training.data", "training.pairnets", "training.reranking", "training.tokenbank"}
+    | {"training.tokenviews", "errors"},
+    "training.pairing": {"encoders._digest", "encoders.compose", "rerankers.calibration", "rerankers.learned"}
+    | {"training._device", "training._judging", "training._loop", "training._pictures", "training._workplace"}
+    | {"training.calibrations"}
+    | {"training.lessons", "training.pairfolder", "training.pairnets", "training.pairsources", "training.reranking"}
+    | {"training.tokenbank", "training.tokenviews", "types", "errors"},
     "training.reranking": {"training.pairnets", "training.tokenbank", "errors"}
     | {"training._batches", "training._device", "training._loop"},
+    "training.calibrations": {"evaluation.reliability", "rerankers.choosing", "rerankers.learned", "errors"}
+    | {"training.data", "training.mini", "training.pairfolder", "training.pairnets", "training.reranking"}
+    | {"training.tokenviews"},
     "training.pairfolder": {"rerankers.learned", "training.pairnets", "types", "errors"},
-    "training.rerankers": {
-        "encoders",
-        "encoders._digest",
-        "encoders.compose",
-        "encoders.composition",
-        "encoders.tokens",
-    }
-    | {"training._device", "training._loop", "training._workplace", "training.data", "training.mini"}
-    | {"training.pairfolder", "training.pairnets", "training.reranking", "training.tokenbank", "types", "errors"},
-    "training._loop": {"errors"},
-    "training._device": {"errors"},
+    "training.rerankers": {"training._device", "training._loop", "training._workplace", "training.mini"}
+    | {"training.pairing", "training.pairnets", "training.reranking", "training.tokenviews", "errors"},
+    "training._loop": {"training._workplace", "errors"},
+    "training._device": {"encoders.runtimes.choosing", "errors"},
     "training._batches": set(),
     "training.lora": {"errors"},
     "training._network": {"encoders", "encoders.pooling", "encoders.heads", "encoders.compose", "encoders.backbones"}
@@ -163,7 +284,7 @@ RULES: dict[str, set[str]] = {
     "training._pictures": {"_decoding", "_machine", "encoders.preprocess", "pictures", *HOW, *SPINE},
     "training._judging": {"encoders.tokens", "evaluation", "training.data", "training.lora", "training.report"}
     | {"training._loop", "training._network"},
-    "training._workplace": {"encoders.compose", "errors"},
+    "training._workplace": {"errors"},
     "training.pretexts": {"training._network", "training.augment", "errors"},
     "training.finetune": {"encoders._digest", "encoders.compose", "encoders.preprocess", "evaluation"}
     | {"training.augment", "training.data", "training.losses", "training.sampling", "errors"}
@@ -233,15 +354,22 @@ LIBRARIES = {
     "safetensors": ["encoders.*", "training.*"],
     "tokenizers": ["encoders.*"],
     "faiss": ["connectors.pq", "connectors._pq_*"],
-    "sqlite3": ["connectors.pq", "connectors._pq_*", "connectors._qdrant_errors"],  # local mode lets its errors through
+    "sqlite3": [
+        "_copy_*",
+        "journal",
+        "connectors.pq",
+        "connectors._pq_*",
+        "connectors._qdrant_errors",
+    ],  # local mode lets its errors through
     "qdrant_client": ["connectors.qdrant", "connectors._qdrant_*"],
     "qdrant_edge": ["connectors.qdrant_edge", "connectors._qdrant_edge_*"],
     "pymilvus": ["connectors.milvus", "connectors._milvus_*"],
     "typer": ["cli", "_cli_*", "_options", "_shell"],
     "rich": ["_printing", "_progress", "_cli_*"],
-    "pyarrow": ["vectors_file", "sources._rows"],
+    "pyarrow": ["vectors_file", "_vectors_columns", "sources._rows"],
     "httpx": ["sources.web", "connectors._qdrant_*"],
     "httpcore": ["sources.web"],
+    "opentelemetry": ["observing"],
     "fsspec": ["sources.filesystems"],
     "huggingface_hub": ["encoders._hub"],
     "onnxruntime": ["encoders.runtimes.*", "rerankers.learned"],

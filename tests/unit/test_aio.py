@@ -46,7 +46,7 @@ from pixdex.errors import ConfigError, InvalidRecord, NotFound, StoreError, Stor
 DIM = 16
 PLAIN = {"require", "require_tokens"}
 """Methods that ask nothing of the store: not awaited."""
-AWAITED = {"collection"}
+AWAITED = {"collection", "text_encoder"}
 """Properties that ask the store: a method there."""
 MORE = {"close"}
 """What an AsyncCollection has besides: the connector's own close knows nothing of calls that run."""

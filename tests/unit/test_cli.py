@@ -83,7 +83,9 @@ def test_add_as_json(run, url, root):
     (root / "broken.jpg").write_text("no")
     report = json.loads(run("add", url, root, "-e", "toy", "--json").stdout)
     assert (report["added"], report["unchanged"]) == (5, 0)
-    assert report["quarantined"] == [{"path": str(root / "broken.jpg"), "reason": "not a picture"}]
+    assert report["quarantined"] == [
+        {"path": str(root / "broken.jpg"), "reason": "not a picture", "id": f"{root.name}/broken.jpg"}
+    ]
 
 
 def test_values_of_fields_are_read_by_their_look_or_their_kind(run, url, root):
@@ -321,9 +323,10 @@ def test_search_options(run, filled, root):
 def test_search_reranks(run, url, root):
     run("add", url, root, "-e", "toy", "--tokens")
     hits = json.loads(
-        run("search", url, root / "02.png", "--rerank", "maxsim", "--candidates", 3, "--json", "-k", 3).stdout
+        run("search", url, root / "02.png", "--rerank", "maxsim,dba@2", "--candidates", 3, "--json", "-k", 3).stdout
     )
     assert hits[0]["id"] == "in/02.png"
+    assert [sorted(hit["trace"]) for hit in hits] == [["dba", "first", "maxsim"]] * 2 + [["first", "maxsim"]]
 
 
 def test_search_writes_a_page(run, filled, root, tmp_path):
@@ -343,7 +346,7 @@ def test_search_writes_a_page(run, filled, root, tmp_path):
         (["in/00.png", "--where", "year >"], "year >"),
         (["in/00.png", "--where", "colour == 1"], "colour"),
         (["in/00.png", "--rerank", "maxsin"], "did you mean 'maxsim'"),
-        (["in/00.png", "--rerank", "maxsim"], "make a new one with tokens=True"),
+        (["in/00.png", "--rerank", "maxsim@0"], "what follows the @ is how many of the best it sees, 1 or more"),
         (["in/00.png", "--encoder", "toy:30"], "holds vectors of toy"),
         (["--text", "a red car"], "encoder 'toy' makes vectors of pictures only"),
     ],

@@ -510,14 +510,18 @@ def test_a_reranker_sees_as_many_as_it_is_allowed(with_tokens, root):
     assert len(with_tokens.search(root / "04.png", k=3, candidates=1, rerank="maxsim")) == 3
 
 
-def test_records_without_tokens_come_last_in_their_order(with_tokens, root):
-    nearly = np.minimum(toys.pixels(4), 250)  # best of the first stage, and yet below what has tokens
+def test_records_without_tokens_and_picture_keep_their_place(with_tokens, root):
+    nearly = np.minimum(toys.pixels(4), 250)
     with_tokens.add([toys.png(50), nearly], ids=["p", "q"], tokens=False)
-    first = [record for record in ids(with_tokens.search(root / "04.png", k=20)) if record in "pq"]
+    first = ids(with_tokens.search(root / "04.png", k=20))
     hits = with_tokens.search(root / "04.png", k=20, rerank="maxsim")
-    assert ids(hits)[-2:] == first == ["q", "p"]
-    assert all("maxsim" not in hit.trace and hit.trace["first"] == hit.score for hit in hits[-2:])
-    assert with_tokens.search(root / "04.png", rerank="maxsim", threshold=0.99, k=1)[0].id == "in/04.png"
+    assert [ids(hits).index(record) for record in "pq"] == [first.index(record) for record in "pq"]
+    left = [hit for hit in hits if hit.id in "pq"]
+    assert all("maxsim" not in hit.trace and hit.trace["first"] == hit.score for hit in left)
+    assert [hit.trace["tokens"] for hit in left] == ["missing"] * 2
+    assert all("tokens" not in hit.trace for hit in hits if hit.id not in "pq")
+    sure = with_tokens.search(root / "04.png", rerank="maxsim", threshold=0.99)
+    assert [hit.id for hit in sure] == ["in/04.png"]  # q, which was not scored, is not known to be that good
 
 
 def test_tokens_are_added_to_records_that_lack_them(with_tokens, toy):
@@ -536,7 +540,7 @@ def test_a_moved_file_takes_its_tokens_along(with_tokens, root, toy):
 
 
 def test_a_collection_without_tokens_says_so(photos, root):
-    photos.add(root)
+    photos.add([toys.png(1), toys.png(2)], ids=["a", "b"])
     with pytest.raises(Unsupported, match="make a new one with tokens=True"):
         photos.search(root / "00.png", rerank="maxsim")
     with pytest.raises(Unsupported, match="make a new one with tokens=True"):

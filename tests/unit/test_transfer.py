@@ -302,7 +302,7 @@ def test_add_takes_pictures_not_files_of_vectors(file, photos):
 
 
 def test_what_is_no_such_file_is_refused_before_a_store_is_opened(root, tmp_path):
-    with pytest.raises(ConfigError, match="holds no vectors that pixdex encode wrote"):
+    with pytest.raises(ConfigError, match="holds no vectors that pixdex wrote"):
         load(f"pq://{tmp_path / 's.pix'}", root / "00.png")
     assert not (tmp_path / "s.pix").exists()
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pixdex import vectors_file
 from pixdex.errors import ConfigError, MissingDependency
+from pixdex.records_file import RecordsFile
 from pixdex.report import Quarantined
 from pixdex.types import Batch, Field, Fingerprint, Kind, Spec, TokenSpec, Vector
 from pixdex.vectors_file import VectorsFile, Writer, is_vectors
@@ -68,7 +70,8 @@ def test_tokens_of_bits_are_read_as_they_were_packed(tmp_path):
     assert (part.batch.tokens[0] == tokens).all()
 
 
-def test_rows_come_in_parts_and_lie_in_groups(tmp_path):
+def test_rows_come_in_parts_and_lie_in_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(vectors_file, "_GROUP_ROWS", 1000)
     path = written(tmp_path / "v.parquet", *(records(128, 128 * n) for n in range(20)))
     file = VectorsFile.open(path)
     sizes = [len(part.batch) for part in file.parts(100)]
@@ -82,13 +85,87 @@ def test_rows_come_in_parts_and_lie_in_groups(tmp_path):
 def test_the_file_is_plain_parquet_with_the_encoder_in_its_metadata(tmp_path):
     path = written(tmp_path / "v.parquet", records(2))
     table = pq.read_table(path)
-    assert table.schema.names == ["id", "vector", "fields", "tokens", "status", "picture", "reason"]
-    assert str(table.schema.field("vector").type).startswith("fixed_size_list<")
+    columns = ["id", "vector_image", "year", "payload", "tokens", "tokens_shape", "status", "picture", "reason"]
+    assert table.schema.names == columns
+    assert str(table.schema.field("vector_image").type).startswith("fixed_size_list<")
+    assert table.column("year").to_pylist() == [0, 1, None]
     assert table.column("status").to_pylist() == ["ok", "ok", "unusable"]
     found = pq.read_metadata(path).metadata
     assert found[b"pixdex.encoder"] == b"none:4"
     assert found[b"pixdex.fingerprint"] == FINGERPRINT.digest.encode()
     assert Spec.from_json(found[b"pixdex.spec"]) == SPEC
+
+
+def test_a_file_of_the_first_version_is_read(tmp_path):
+    import pyarrow as pa
+
+    vector = pa.FixedSizeListArray.from_arrays(pa.array([1, 2, 3, 4, 0, 0, 0, 0], pa.float32()), 4)
+    table = pa.table(
+        {
+            "id": ["a", None],
+            "vector": pa.array([vector[0].as_py(), None], vector.type),
+            "fields": ['{"year":7}', None],
+            "tokens": pa.array([bytes([1, 2, 3, 255]), None], pa.binary()),
+            "status": ["ok", "unusable"],
+            "picture": [None, "b.jpg"],
+            "reason": [None, "no"],
+        }
+    )
+    metadata = {"pixdex.version": "1", "pixdex.spec": SPEC.to_json()}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "v.parquet")
+    (part,) = VectorsFile.open(tmp_path / "v.parquet").parts()
+    assert part.batch.ids == ("a",)
+    assert part.batch.vectors["image"].tolist() == [[1, 2, 3, 4]]
+    assert part.batch.payloads == ({"year": 7},)
+    assert part.batch.tokens[0].tolist() == [[1, 2], [3, -1]]
+    assert part.unusable == (Quarantined("b.jpg", "no"),)
+    assert RecordsFile(tmp_path / "v.parquet").count("main", None, timeout=None) == 1
+
+
+def test_every_vector_and_kind_of_field_has_a_column(tmp_path):
+    spec = Spec(
+        vectors=(*SPEC.vectors, Vector(name="text", dim=2, metric="dot", fingerprint=FINGERPRINT)),
+        fields=(
+            Field(name="status", kind=Kind.TEXT),
+            Field(name="taken", kind=Kind.TIME),
+            Field(name="place", kind=Kind.GEO),
+            Field(name="tags", kind=Kind.TEXT, many=True),
+        ),
+    )
+    payload = {
+        "status": "new",
+        "taken": "2024-05-06T07:08:09.000001+00:00",
+        "place": {"lat": 1.0, "lon": 2.0},
+        "tags": [],
+    }
+    batch = Batch(
+        ("a", "b"),
+        {"image": np.ones((2, 4), np.float32), "text": np.ones((2, 2), np.float32)},
+        (payload, {}),
+        absent={"text": np.array([True, False])},
+    )
+    path = tmp_path / "v.parquet"
+    with Writer(path, spec, unusable=False) as writer:
+        writer.write(batch)
+        writer.finish()
+    table = pq.read_table(path)
+    assert table.schema.names == [
+        "id",
+        "vector_image",
+        "vector_text",
+        "field_status",
+        "taken",
+        "place",
+        "tags",
+        "payload",
+    ]
+    assert table.column("taken").to_pylist()[0].isoformat() == payload["taken"]
+    assert table.column("place").to_pylist() == [{"lat": 1.0, "lon": 2.0}, None]
+    assert table.column("vector_text").to_pylist() == [None, [1, 1]]
+    (part,) = VectorsFile.open(path).parts()
+    assert part.batch.payloads == (payload, {})
+    assert part.batch.present("text").tolist() == [False, True]
+    assert part.batch.present("image").all()
 
 
 def test_without_tokens_there_is_no_column_for_them(tmp_path):
@@ -140,7 +217,7 @@ def test_other_files_are_told_apart(tmp_path):
     os.mkfifo(tmp_path / "pipe.parquet")
     for name in ("other.parquet", "text.parquet", "none.parquet", "pipe.parquet"):
         assert not is_vectors(tmp_path / name)
-        with pytest.raises(ConfigError, match="holds no vectors that pixdex encode wrote"):
+        with pytest.raises(ConfigError, match="holds no vectors that pixdex wrote"):
             VectorsFile.open(tmp_path / name)
     assert is_vectors(written(tmp_path / "v.parquet"))
     (tmp_path / "v.parquet").rename(tmp_path / "v.dat")
@@ -157,9 +234,9 @@ def changed(path: Path, **metadata: str) -> Path:
 def test_a_newer_or_odd_file_is_refused(tmp_path):
     path = written(tmp_path / "v.parquet", records(2))
     with pytest.raises(ConfigError, match="was written by a newer pixdex"):
-        VectorsFile.open(changed(path, **{"pixdex.version": "2"}))
+        VectorsFile.open(changed(path, **{"pixdex.version": "3"}))
     with pytest.raises(ConfigError, match="cannot be read"):
-        VectorsFile.open(changed(path, **{"pixdex.version": "1", "pixdex.spec": "[]"}))
+        VectorsFile.open(changed(path, **{"pixdex.version": "2", "pixdex.spec": "[]"}))
 
 
 def test_a_damaged_file_says_so(tmp_path):

@@ -314,7 +314,8 @@ def test_the_widest_tokens_fit_their_columns() -> None:
     chunks = [text for column, text in cells.items() if column in {f"t{i}" for i in range(100)}]
     assert len(chunks) == 8
     assert max(map(len, chunks)) <= _milvus_rows.MAX_VARCHAR
-    np.testing.assert_array_equal(layout.row(cells, (), Want(tokens=True)).tokens, tokens)
+    read = {column: str(text) for column, text in cells.items() if isinstance(text, str)}  # as the client gives it
+    np.testing.assert_array_equal(layout.row(read, (), Want(tokens=True)).tokens, tokens)
 
 
 def test_too_many_items_are_refused_before_the_store(store: milvus.Milvus) -> None:

@@ -1,0 +1,329 @@
+"""One run of a copy: what has to be true before, the passes, and the proof after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pixdex._copy_checks import Check, Sampling, check_all
+from pixdex._copy_moving import PAGE_RECORDS, Follow, Mover, Moving, Pace
+from pixdex._copy_results import CopyReport, reported, utc
+from pixdex._copy_shape import difference, native
+from pixdex._names import check_collection
+from pixdex.collection import Collection
+from pixdex.errors import AlreadyExists, ConfigError, NotFound, Unsupported
+from pixdex.filters import F
+from pixdex.types import Want
+
+if TYPE_CHECKING:
+    from pixdex._copy_census import Census
+    from pixdex._copy_job import Job
+    from pixdex.connectors.port import Connector
+    from pixdex.policy import Policy
+    from pixdex.types import Spec
+
+__all__ = ["Aim", "Asked", "Run", "read", "teller"]
+
+_FEW = 100
+"""Records written during a pass, so few that the next one is the last."""
+_PASSES = 8
+_ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """The store and the name that a copy goes to."""
+
+    connector: Connector
+    name: str
+    policy: Policy | None
+
+    def existing(self) -> Collection | None:
+        """The collection there, if there is one."""
+        try:
+            return Collection.open(self.connector, self.name, policy=self.policy)
+        except NotFound:
+            return None
+
+    def create(self, spec: Spec) -> Collection:
+        """Make it."""
+        return Collection.create(self.connector, self.name, spec, policy=self.policy)
+
+
+def teller(follow: Follow) -> Callable[[str, int, int], None]:
+    """Tells ``follow`` of a phase that has no rate."""
+    return lambda phase, done, total: follow(
+        Moving(phase=phase, done=done, total=max(done, total), rate=0.0, left=None)
+    )
+
+
+def read(census: Census, source: Collection, target: Collection, tell: Callable[[str, int, int], None]) -> None:
+    """The ids of both into ``census``."""
+    counts = source.count(), target.count()
+    census.take("source", source, follow=lambda done: tell("comparing ids", done, sum(counts)))
+    census.take("target", target, follow=lambda done: tell("comparing ids", counts[0] + done, sum(counts)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How to copy: see ``copy``."""
+
+    into_existing: bool
+    replace_others: bool
+    overlap: float
+    sampling: Sampling
+    switch_alias: str | None
+    switch_from: str | None
+
+
+class Run:
+    """One run of a job."""
+
+    def __init__(
+        self,
+        addresses: tuple[str, str],
+        source: Collection,
+        aim: Aim,
+        job: Job,
+        census: Census,
+        asked: Asked,
+        pace: Pace,
+        follow: Follow,
+    ) -> None:
+        """``addresses`` of both are shown, so that no secret may stand in them."""
+        self._started = time.monotonic()
+        self._addresses = addresses
+        self._source = source
+        self._aim = aim
+        self._job = job
+        self._census = census
+        self._asked = asked
+        self._pace = pace
+        self._follow = follow
+        self._tell = teller(follow)
+        self._before = self._caught_up = self._deleted = 0
+        self._moved = 0.0
+        self._notices: list[str] = []
+
+    def run(self) -> CopyReport:
+        """Copy what is not copied yet, and prove all of it."""
+        self._check_alias()
+        target = self._prepared()
+        job = self._job
+        self._before = job.fact("written", 0)
+        mover = Mover(
+            self._source,
+            target,
+            job,
+            overlap=int(max(self._asked.overlap, self._source.capabilities.staleness) * 1e6),
+            replaces=self._asked.replace_others,
+            guards=bool(job.fact("others")),
+            pace=self._pace,
+            follow=self._follow,
+        )
+        if not job.begun:
+            mover.collisions()
+        if job.fact("phase", "main") == "main":
+            with self._timed():
+                mover.main()
+        return self._proven(mover, target)
+
+    # --- before ---
+
+    def _prepared(self) -> Collection:
+        """The target, made where there is none.
+
+        Raises:
+            AlreadyExists: there are records in it that are not this job's.
+            FingerprintMismatch: it has another Spec.
+        """
+        job, spec, aim = self._job, native(self._source.spec), self._aim
+        if job.fact("source") not in (None, self._source.name):
+            raise ConfigError(
+                f"this job was begun when {self._addresses[0]} named collection {job.fact('source')!r}, and it names "
+                f"{self._source.name!r} now: copy from that collection by its own name, or to another target"
+            )
+        target = aim.existing()
+        if target is None:
+            self._anew()
+            target = aim.create(spec)
+        else:
+            said = difference(spec, target.spec)
+            if said:
+                raise AlreadyExists(
+                    f"{self._addresses[1]} is there with another Spec: {said}. Nothing was changed: copy to another name, "
+                    "or drop that collection first"
+                )
+            self._claim(target)
+            new = tuple(s for s in spec.sources if s not in target.spec.sources)
+            if new:
+                target.alter(sources=new)
+        job.remember(source=self._source.name, said=[self._addresses[0], self._addresses[1]])
+        if not self._source.spec.native:
+            self._notices += [
+                "the source is another tool's: it has no revisions, so that all is compared to catch up",
+                "keys that begin with an underscore, which are pixdex's own, are kept without it",
+            ]
+        return target
+
+    def _claim(self, target: Collection) -> None:
+        """See whose the records of a target are that is there."""
+        job, count = self._job, target.count()
+        if job.begun and self._is_ours(target, count):
+            return
+        if count and not self._asked.into_existing:
+            raise AlreadyExists(
+                f"{self._addresses[1]} holds {count} records that this copy did not write. Nothing was changed: copy to "
+                "another name, drop that collection first, or add to it with --into-existing"
+            )
+        self._anew()
+        job.remember(others=bool(count))
+
+    def _anew(self) -> None:
+        if self._job.begun:
+            self._notices.append("what an earlier run copied is gone from the target, so that this one began anew")
+        self._job.forget()
+
+    def _is_ours(self, target: Collection, count: int) -> bool:
+        """Whether what the job wrote first is in the target."""
+        job = self._job
+        if job.fact("others"):
+            return True
+        if not job.fact("written"):  # killed between a write and the note of it
+            if count > PAGE_RECORDS:
+                return False
+            ids = [record for page in target.scan(want=Want(payload=False)) for record in page.batch.ids]
+            return len(job.wrote(ids)) == len(ids)
+        probes = job.fact("probes", [])
+        found = set(target.fetch(probes, want=Want(payload=False)).ids)
+        lost = [record for record in probes if record not in found]
+        alive = self._source.fetch(lost, want=Want(payload=False)) if lost else ()
+        return bool(found) and len(alive) <= len(found)
+
+    def _check_alias(self) -> None:
+        """Refuse an alias that cannot be switched before anything is copied.
+
+        Raises:
+            ConfigError: it names another collection.
+            Unsupported: the store has none.
+        """
+        asked, aim = self._asked, self._aim
+        if asked.switch_alias is None:
+            if asked.switch_from is not None:
+                raise ConfigError("say which alias is to be switched (--switch-alias)")
+            return
+        check_collection(asked.switch_alias)
+        if not aim.connector.capabilities.alias:
+            raise Unsupported(f"{aim.connector.scheme} has no aliases to switch")
+        if asked.switch_alias in aim.connector.names(timeout=None):
+            raise ConfigError(f"{asked.switch_alias!r} is a collection of the target's store, so it cannot be an alias")
+        names = aim.connector.aliases(timeout=None).get(asked.switch_alias)
+        if names == aim.name or (names is None and asked.switch_from is None) or names == asked.switch_from:
+            return
+        if asked.switch_from is None:
+            raise ConfigError(
+                f"alias {asked.switch_alias!r} names {names!r} now: say so with --from {names}, if it is to be switched"
+            )
+        raise ConfigError(
+            f"alias {asked.switch_alias!r} names {'nothing' if names is None else repr(names)}, not {asked.switch_from!r}: "
+            "it is left as it is"
+        )
+
+    # --- after ---
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._moved += time.monotonic() - began
+
+    def _proven(self, mover: Mover, target: Collection) -> CopyReport:
+        census = self._census
+        for number in range(_ROUNDS):
+            self._catch_up(mover, target)
+            changed = self._reconcile(mover, target)
+            if changed and number < _ROUNDS - 1:
+                continue
+            since = self._job.fact("mark") if self._source.spec.native else None
+            checks, digests = check_all(
+                self._source,
+                target,
+                census,
+                self._asked.sampling,
+                since=since,
+                more_allowed=bool(self._job.fact("others")),
+                follow=self._tell,
+            )
+            if all(check.passed for check in checks) or not self._written_since(since):
+                break
+        return self._signed(target, checks, digests, since)
+
+    def _catch_up(self, mover: Mover, target: Collection) -> None:
+        for _ in range(_PASSES):
+            with self._timed():
+                news = mover.catch_up()
+            self._caught_up += news
+            if news <= _FEW:
+                break
+        self._settle(target)
+
+    def _settle(self, target: Collection) -> None:
+        target.flush()
+        target.settle(progress=lambda done, total: self._tell("finishing", done, total))
+
+    def _reconcile(self, mover: Mover, target: Collection) -> int:
+        """Bring the ids of both sides together; how many records that took."""
+        census = self._census
+        read(census, self._source, target, self._tell)
+        refused = {row.id for row in self._job.refused()}
+        changed = 0
+        for ids in census.missing("target"):
+            changed += mover.these([record for record in ids if record not in refused])
+        self._caught_up += changed
+        for ids in census.missing("source"):
+            ours = self._job.wrote(ids)
+            back = set(self._source.fetch(sorted(ours), want=Want(payload=False)).ids) if ours else set()
+            gone = sorted(ours - back)
+            if gone:
+                target.delete(gone)
+                self._deleted += len(gone)
+                changed += len(gone)
+        if changed:
+            self._settle(target)
+        return changed
+
+    def _written_since(self, since: int | None) -> bool:
+        return since is not None and self._source.count(F["_rev"] > since) > 0
+
+    def _signed(
+        self, target: Collection, checks: Sequence[Check], digests: Mapping[str, str], since: int | None
+    ) -> CopyReport:
+        job, asked = self._job, self._asked
+        report = reported(
+            self._source,
+            target,
+            self._addresses,
+            self._started,
+            copied=job.fact("written", 0) - self._before,
+            before=self._before,
+            caught_up=self._caught_up,
+            deleted=self._deleted,
+            refused=tuple(job.refused()),
+            checks=tuple(checks),
+            digests=digests,
+            moving=utc(since) if since is not None and self._written_since(since) else None,
+            copy_seconds=self._moved,
+            rate=self._pace.done / max(self._moved, 1e-9),
+            notices=tuple(self._notices),
+        )
+        if asked.switch_alias is not None and report.signed_off:
+            self._check_alias()
+            target.alias(asked.switch_alias)
+            report = replace(report, alias=asked.switch_alias)
+        job.remember(phase="done")
+        return report

@@ -1,0 +1,377 @@
+"""Is a collection well? Whether it can be reached, what answers, whether it finds what it holds, and what has come loose.
+
+Nothing is written. What is sampled is drawn anew with each seed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pixdex._made_tokens import picture_of, roots_of
+from pixdex.collection import Collection
+from pixdex.connectors import connect
+from pixdex.connectors.port import Upkeep, Versioned
+from pixdex.encoders.decoding import Decoding
+from pixdex.errors import InvalidImage, NotFound, PixdexError, StoreError, Unsupported
+from pixdex.fields import CONTENT, IMAGE
+from pixdex.filters import F
+from pixdex.report import Status
+from pixdex.types import Batch, Tuning, Want
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pixdex.connectors.port import Connector
+
+__all__ = ["Check", "Diagnosis", "State", "diagnose"]
+
+_ENOUGH = 0.95
+"""The share of the exact hits that an index is expected to find."""
+_K = 10
+_COUNTED = 200_000
+"""Collections up to that many records are counted by reading all their ids."""
+_MOST_BEHIND = 1.0
+"""Seconds: a search that takes longer is worth a word."""
+
+
+class State(StrEnum):
+    """What a check came to."""
+
+    WELL = "well"
+    NOTE = "note"
+    ILL = "ill"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at; ``remedy`` where there is something to do."""
+
+    name: str
+    state: State
+    what: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """What was found out about a collection.
+
+    Attributes:
+        collection: its name.
+        store: the scheme of its store.
+        versions: what answers, and what it was asked with.
+        checks: all that was looked at, in order.
+        recall: the share of the exact hits that the index found; None where it was not probed.
+    """
+
+    collection: str
+    store: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+    recall: float | None = None
+
+    @property
+    def well(self) -> bool:
+        """Nothing is ill."""
+        return all(check.state is not State.ILL for check in self.checks)
+
+
+def diagnose(url: str, *, sample: int = 100, deep: bool = False, seed: int = 0) -> Diagnosis:
+    """Look at the collection that an address names.
+
+    Args:
+        url: address of store and collection.
+        sample: how many records are tried: searched by their own vectors, filtered by their values, their pictures opened.
+        deep: read everything that has checksums too, where the store is of pixdex's own files.
+        seed: of the sample.
+
+    Raises:
+        ConfigError: not an address.
+        MissingDependency: the store's client is not installed.
+    """
+    began = time.perf_counter()
+    try:
+        connector, name = connect(url)
+    except StoreError as error:
+        return Diagnosis(collection="", store=url.partition(":")[0], checks=(_ill("reachable", error),))
+    try:
+        try:
+            collection = Collection.open(connector, name)
+        except PixdexError as error:
+            return Diagnosis(
+                collection=name,
+                store=connector.scheme,
+                versions=_versions(connector),
+                checks=(_ill("reachable", error), *_there(connector, error)),
+            )
+        took = time.perf_counter() - began
+        reached = Check("reachable", State.WELL, f"opened in {took * 1e3:.0f} ms")
+        examined = _Examination(collection, url, sample=sample, deep=deep, seed=seed)
+        checks = (reached, *examined.checks())
+        return Diagnosis(
+            collection=name,
+            store=connector.scheme,
+            versions=_versions(connector),
+            checks=checks,
+            recall=examined.recall,
+        )
+    finally:
+        connector.close()
+
+
+def _ill(name: str, error: Exception) -> Check:
+    return Check(name, State.ILL, str(error))
+
+
+def _there(connector: Connector, error: PixdexError) -> list[Check]:
+    """What there is instead of a collection that is missing."""
+    if not isinstance(error, NotFound):
+        return []
+    names = ", ".join(connector.names(timeout=30)) or "none"
+    return [Check("collections", State.NOTE, f"the store has {names}")]
+
+
+def _versions(connector: Connector) -> Mapping[str, str]:
+    try:
+        return dict(connector.versions(timeout=30)) if isinstance(connector, Versioned) else {}
+    except PixdexError:
+        return {}
+
+
+class _Examination:
+    """Of one collection: the checks, each of which may fail without the others."""
+
+    def __init__(self, collection: Collection, url: str, *, sample: int, deep: bool, seed: int) -> None:
+        self._collection, self._url = collection, url
+        self._wanted, self._deep = sample, deep
+        self._rng = np.random.default_rng(seed)
+        self._count = 0
+        self._sample = Batch((), {}, ())
+        self.recall: float | None = None
+
+    def checks(self) -> Iterator[Check]:
+        """One after another; what one raises is what it found."""
+        every: Sequence[tuple[str, Callable[[], Check | None]]] = (
+            ("spec", self._spec),
+            ("encoder", self._encoder),
+            ("aliases", self._aliases),
+            ("records", self._records),
+            ("vectors", self._vectors),
+            ("recall", self._recall),
+            ("filters", self._filters),
+            ("pictures", self._pictures),
+            ("journal", self._journal),
+            ("mirror", self._mirror),
+            ("files", self._files),
+        )
+        for name, look in every:
+            try:
+                check = look()
+            except PixdexError as error:
+                check = _ill(name, error)
+            if check is not None:
+                yield check
+
+    def _spec(self) -> Check:
+        spec = self._collection.spec
+        vectors = ", ".join(f"{v.name} {v.dim} x {v.metric} of {v.fingerprint.encoder}" for v in spec.vectors)
+        tokens = "no tokens" if spec.tokens is None else f"tokens {spec.tokens.count} x {spec.tokens.dim}"
+        layout = "" if spec.native else ", made by another tool"
+        return Check("spec", State.WELL, f"{vectors}; {len(spec.fields)} fields; {tokens}{layout}")
+
+    def _encoder(self) -> Check:
+        from pixdex import encoders
+
+        spec = self._collection.spec
+        vector = next((v for v in spec.vectors if v.name == IMAGE), None)
+        if spec.encoder is None or vector is None:
+            return Check("encoder", State.SKIPPED, "the collection does not know its encoder")
+        try:
+            encoder = encoders.load(spec.encoder)
+        except PixdexError as error:
+            remedy = "searching by vectors and ids works; by pictures only where the encoder is"
+            return Check("encoder", State.NOTE, f"{spec.encoder} cannot be loaded here: {error}", remedy)
+        difference = vector.fingerprint.difference(encoder.fingerprint)
+        if difference:
+            what = f"{spec.encoder} is another by now (it differs in: {difference})"
+            return Check("encoder", State.ILL, what, "get the encoder that wrote it, or encode anew: pixdex reindex")
+        return Check("encoder", State.WELL, f"{spec.encoder} is the one that wrote it")
+
+    def _aliases(self) -> Check | None:
+        if not self._collection.capabilities.alias:
+            return None
+        aliases = self._collection.connector.aliases(timeout=30)
+        names = set(self._collection.connector.names(timeout=30))
+        astray = sorted(alias for alias, target in aliases.items() if target not in names)
+        if astray:
+            what = f"{', '.join(astray)} name collections that are gone"
+            return Check("aliases", State.ILL, what, "let them name another collection, or nothing")
+        mine = self._collection.aliases()
+        return Check("aliases", State.WELL, f"known as {', '.join(mine)} too" if mine else "none")
+
+    def _records(self) -> Check:
+        self._count = self._collection.count()
+        if self._count > _COUNTED:
+            self._take(self._collection.scan(want=self._everything, size=1000), pages=20)
+            return Check("records", State.WELL, f"{self._count} by the store's count; too many to read all")
+        seen = self._take(self._collection.scan(want=self._everything, size=1000), pages=None)
+        if seen != self._count:
+            what = f"the store counts {self._count} records, reading them all finds {seen}"
+            return Check(
+                "records", State.ILL, what, "nobody writing meanwhile: verify the store, or copy what is there"
+            )
+        return Check("records", State.WELL, f"{seen}, counted and read")
+
+    @property
+    def _everything(self) -> Want:
+        return Want(vectors=tuple(v.name for v in self._collection.spec.vectors))
+
+    def _take(self, pages_of: Iterator[Any], *, pages: int | None) -> int:
+        """Draw the sample while reading; how many records were read."""
+        seen, kept = 0, []
+        for number, page in enumerate(pages_of):
+            if pages is not None and number >= pages:
+                break
+            seen += len(page.batch)
+            rows = [row for row in range(len(page.batch)) if self._rng.random() < self._share(seen)]
+            kept += [page.batch.take([row]) for row in rows]
+            if len(kept) > 2 * self._wanted:
+                kept = [kept[row] for row in self._rng.permutation(len(kept))[: self._wanted]]
+        chosen = self._rng.permutation(len(kept))[: self._wanted]
+        if len(chosen):
+            self._sample = Batch.concat([kept[row] for row in chosen])
+        return seen
+
+    def _share(self, seen: int) -> float:
+        return min(1.0, 2 * self._wanted / max(1, seen))
+
+    def _vectors(self) -> Check:
+        missing = []
+        for vector in self._collection.spec.vectors:
+            lacking = int(np.sum(~self._sample.present(vector.name))) if len(self._sample) else 0
+            if lacking:
+                missing.append(f"{lacking} of {len(self._sample)} records lack {vector.name!r}")
+        if missing:
+            return Check("vectors", State.NOTE, "; ".join(missing), "searches by that name do not find these")
+        return Check("vectors", State.WELL, f"all of {len(self._sample)} records have theirs")
+
+    def _recall(self) -> Check:
+        vector = next((v for v in self._collection.spec.vectors if v.name == IMAGE), self._collection.spec.vectors[0])
+        if not len(self._sample) or not self._sample.present(vector.name).any():
+            return Check("recall", State.SKIPPED, "no records to search by")
+        rows = np.flatnonzero(self._sample.present(vector.name))
+        queries = self._sample.vectors[vector.name][rows]
+        found, seconds = [], []
+        for query in queries:
+            began = time.perf_counter()
+            found.append(self._collection.search_one(query, k=_K, using=vector.name, want=Want(payload=False)))
+            seconds.append(time.perf_counter() - began)
+        exact = self._collection.search(
+            queries, k=_K, using=vector.name, tuning=Tuning(exact=True), want=Want(payload=False)
+        )
+        shares = [_share_found(mine, true) for mine, true in zip(found, exact, strict=True)]
+        self.recall = recall = float(np.mean(shares))
+        median = float(np.median(seconds))
+        what = f"recall@{_K} {recall:.3f} against exact search, {median * 1e3:.1f} ms a search, {len(queries)} records"
+        if recall < _ENOUGH:
+            remedy = "search with more effort (Tuning(effort=...)), or have the store build its index anew"
+            return Check("recall", State.ILL, what, remedy)
+        if median > _MOST_BEHIND:
+            return Check("recall", State.NOTE, what, "searches are slow: the store may be busy, or build an index")
+        return Check("recall", State.WELL, what)
+
+    def _filters(self) -> Check:
+        """A record is among those that have its value."""
+        tried, wrong = 0, []
+        for name in [f.name for f in self._collection.spec.fields if not f.many]:
+            row = next((r for r, p in enumerate(self._sample.payloads or ()) if _scalar(p.get(name))), None)
+            if row is None:
+                continue
+            record, value = self._sample.ids[row], (self._sample.payloads or ())[row][name]
+            tried += 1
+            where = (F[name] == value) & F.ids([record])
+            try:
+                if self._collection.count(where) != 1:
+                    wrong.append(f"{name} == {value!r} does not find {record!r}")
+            except Unsupported:
+                tried -= 1
+        if wrong:
+            remedy = "the store's columns do not hold what the records say: copy to a new collection"
+            return Check("filters", State.ILL, "; ".join(wrong), remedy)
+        return Check("filters", State.WELL, f"{tried} fields find their records")
+
+    def _pictures(self) -> Check | None:
+        """Whether pictures are still where they were added from: what reranking, explaining and encoding anew open."""
+        spec = self._collection.spec
+        if spec.field(CONTENT) is None or not len(self._sample):
+            return None
+        roots, lost = roots_of(self._collection), []
+        placed = [
+            (record, payload)
+            for record, payload in zip(self._sample.ids, self._sample.payloads or (), strict=True)
+            if isinstance(payload.get("path"), str)
+        ]
+        for record, payload in placed:
+            try:
+                picture_of(record, payload, roots, Decoding())
+            except InvalidImage as error:
+                lost.append(f"{record}: {error}")
+        if not placed:
+            return Check("pictures", State.SKIPPED, "the records do not say where their pictures lie")
+        if lost:
+            remedy = "moved: pixdex add from where they are now; gone: pixdex add --sync, or pixdex delete"
+            return Check(
+                "pictures", State.NOTE, f"{len(lost)} of {len(placed)} are not there, such as {lost[0]}", remedy
+            )
+        return Check("pictures", State.WELL, f"{len(placed)} lie where they were added from")
+
+    def _journal(self) -> Check | None:
+        from pixdex.journal import counts, journal_of
+
+        found = counts(journal_of(self._url))
+        failed = found.get(Status.FAILED, 0)
+        if failed:
+            what = f"{failed} pictures that were added from this machine could not be used"
+            return Check("journal", State.NOTE, what, "pixdex journal says why; pixdex add --retry-failed tries again")
+        return Check("journal", State.WELL, f"{sum(found.values())} pictures, none failed") if found else None
+
+    def _mirror(self) -> Check | None:
+        comparison = getattr(self._collection.connector, "comparison", None)
+        if comparison is None:
+            return None
+        found = comparison()
+        what = f"{found.reads} answers compared, {found.differing} differ, {found.failed} failed"
+        if found.differing or found.failed:
+            examples = "; ".join(f"{one.verb}: {one.what}" for one in found.examples[:3])
+            return Check("mirror", State.ILL, f"{what}: {examples}", "bring the second store level with pixdex copy")
+        return Check("mirror", State.WELL, what)
+
+    def _files(self) -> Check | None:
+        if not self._deep or not isinstance(self._collection.connector, Upkeep):
+            return None
+        findings = self._collection.verify()
+        if findings:
+            first = findings[0]
+            return Check(
+                "files", State.ILL, f"{len(findings)} findings, the first: {first.place}: {first.what}", first.remedy
+            )
+        return Check("files", State.WELL, "everything is as its checksums say")
+
+
+def _share_found(found: Sequence[Any], exact: Sequence[Any]) -> float:
+    """The share of the exact hits that were found; one that scores as much as the last of them counts too."""
+    if not exact:
+        return 1.0
+    bar = exact[-1].score - 1e-5 * max(1.0, abs(exact[-1].score))
+    return min(1.0, sum(bool(hit.score >= bar) for hit in found) / len(exact))
+
+
+def _scalar(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool)

@@ -1,0 +1,231 @@
+"""What became of each picture of a collection, kept on this machine: one row a picture, in a small SQLite file.
+
+The collection is the truth of what it holds; this is what it cannot say: what failed and why, what was seen in which run,
+and the content hashes of files that have not changed since, so that going on after a kill reads no file again that was
+hashed before. Losing the file loses nothing but that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pixdex._state import job_file, locked
+from pixdex.errors import ConfigError, StoreError, StoreFull
+from pixdex.report import Entry, Stamp, Status
+
+__all__ = ["Journal", "counts", "journal_of", "read"]
+
+_VERSION = 1
+_RACY_NS = 2_000_000_000
+"""A file that was changed so shortly before it was hashed may have been changed again within the clock's grain."""
+_PAGE = 1000
+_SCHEMA = """
+CREATE TABLE pictures (
+    id TEXT PRIMARY KEY, label TEXT NOT NULL, status TEXT NOT NULL, reason TEXT, content TEXT, size INTEGER,
+    mtime_ns INTEGER, ctime_ns INTEGER, how TEXT, run INTEGER NOT NULL, attempts INTEGER NOT NULL, at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX pictures_status ON pictures (status);
+CREATE TABLE runs (run INTEGER PRIMARY KEY, encoder TEXT NOT NULL, begun REAL NOT NULL, ended REAL);
+"""
+
+
+def journal_of(url: str) -> Path:
+    """The file of the journal of a collection: one a collection on this machine."""
+    return job_file("journal", url)
+
+
+class Journal:
+    """The journal in a file, and one run of a job that writes it. A context that ends the run; one job at a time.
+
+    ``how`` is what makes other content of the same file (``Decoding``): only hashes made so are known.
+
+    Raises:
+        StoreLocked: another process adds to this collection.
+        ConfigError: the file is no journal, or of a newer pixdex.
+        StoreFull: no room for it.
+    """
+
+    def __init__(self, file: Path, *, encoder: str, how: str = "") -> None:
+        self.file = file
+        self._how = how
+        self._mutex = threading.Lock()
+        self._held = locked(file)
+        self._held.__enter__()
+        try:
+            self._db = _opened(file)
+            with self._writing() as db:
+                row = db.execute("INSERT INTO runs (encoder, begun) VALUES (?, ?)", (encoder, time.time()))
+                self.run = int(row.lastrowid or 0)
+        except BaseException:
+            self._held.__exit__(None, None, None)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                with self._writing() as db:
+                    db.execute("UPDATE runs SET ended = ? WHERE run = ?", (time.time(), self.run))
+        finally:
+            self._db.close()
+            self._held.__exit__(None, None, None)
+
+    def known(self, record: str, stamp: Stamp | None) -> str | None:
+        """The content hash of a file that looks as it did when it was hashed; None when it has to be read."""
+        if stamp is None:
+            return None
+        with self._mutex:
+            row = self._db.execute(
+                "SELECT content, at FROM pictures WHERE id = ? AND how = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?",
+                (record, self._how, stamp.size, stamp.mtime_ns, stamp.ctime_ns),
+            ).fetchone()
+        if row is None or row[0] is None:
+            return None
+        newest = max(stamp.mtime_ns, stamp.ctime_ns)
+        return str(row[0]) if newest + _RACY_NS < row[1] * 1e9 else None
+
+    def record(self, entries: Sequence[Entry]) -> None:
+        """Keep what became of pictures, all or none; called when the collection has acknowledged them."""
+        now = time.time()
+        rows = []
+        for entry in entries:
+            stamp = entry.stamp
+            marks = (None, None, None) if stamp is None else (stamp.size, stamp.mtime_ns, stamp.ctime_ns)
+            rows.append(
+                (
+                    entry.id,
+                    entry.label,
+                    entry.status,
+                    entry.reason,
+                    entry.content,
+                    *marks,
+                    self._how,
+                    self.run,
+                    entry.at or now,
+                )
+            )
+        with self._writing() as db:
+            db.executemany(
+                "INSERT INTO pictures (id, label, status, reason, content, size, mtime_ns, ctime_ns, how, run, at, attempts)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (id) DO UPDATE SET label = excluded.label,"
+                " attempts = CASE WHEN status = 'failed' AND excluded.status = 'failed' THEN attempts + 1 ELSE 1 END, status = excluded.status,"
+                " reason = excluded.reason, content = excluded.content, size = excluded.size,"
+                " mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, how = excluded.how, run = excluded.run,"
+                " at = excluded.at",
+                rows,
+            )
+
+    def seen(self, ids: Iterable[str]) -> set[str]:
+        """Those of the ids that this run has come by."""
+        found: set[str] = set()
+        wanted = list(ids)
+        with self._mutex:
+            for start in range(0, len(wanted), _PAGE):
+                piece = wanted[start : start + _PAGE]
+                rows = self._db.execute(
+                    "SELECT id FROM pictures WHERE run = ? AND id IN (SELECT value FROM json_each(?))",
+                    (self.run, json.dumps(piece)),
+                )
+                found.update(row[0] for row in rows)
+        return found
+
+    def entries(self, *statuses: Status) -> Iterator[Entry]:
+        """The rows of these statuses (all, without any), by id."""
+        yield from _entries(self._db, statuses)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._mutex:
+            try:
+                with self._db:
+                    yield self._db
+            except sqlite3.OperationalError as error:
+                if "full" in str(error) or "disk I/O" in str(error):
+                    raise StoreFull(
+                        f"the journal {self.file} cannot be written ({error}): make room, or let PIXDEX_STATE name "
+                        "another folder; what was added before is in the collection, and the same command goes on"
+                    ) from error
+                raise StoreError(f"the journal {self.file} cannot be written: {error}") from error
+
+
+def counts(file: Path) -> Mapping[Status, int]:
+    """How many pictures a journal has of each status; empty where there is none."""
+    if not file.is_file():
+        return {}
+    db = _opened(file)
+    try:
+        rows = db.execute("SELECT status, count(*) FROM pictures GROUP BY status ORDER BY status")
+        return {Status(status): count for status, count in rows}
+    finally:
+        db.close()
+
+
+def read(file: Path, *statuses: Status) -> list[Entry]:
+    """The rows of a journal that nobody needs to have open, by id."""
+    if not file.is_file():
+        return []
+    db = _opened(file)
+    try:
+        return list(_entries(db, statuses))
+    finally:
+        db.close()
+
+
+def _entries(db: sqlite3.Connection, statuses: Sequence[Status]) -> Iterator[Entry]:
+    wanted = statuses or tuple(Status)
+    marks = ", ".join("?" * len(wanted))
+    after = ""
+    while True:  # page by page, so that rows may be written meanwhile
+        rows = db.execute(
+            "SELECT id, label, status, reason, content, size, mtime_ns, ctime_ns, attempts, at FROM pictures"  # noqa: S608
+            f" WHERE status IN ({marks}) AND id > ? ORDER BY id LIMIT {_PAGE}",
+            (*wanted, after),
+        ).fetchall()
+        for record, label, status, reason, content, size, mtime, ctime, attempts, at in rows:
+            yield Entry(
+                id=record,
+                label=label,
+                status=Status(status),
+                reason=reason,
+                content=content,
+                stamp=None if size is None else Stamp(size, mtime, ctime),
+                attempts=attempts,
+                at=at,
+            )
+        if len(rows) < _PAGE:
+            return
+        after = rows[-1][0]
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    try:
+        db = sqlite3.connect(file, check_same_thread=False)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")  # a power cut may take the last rows, which are made again
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            with db:
+                db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        os.chmod(file, 0o600)  # noqa: PTH101 - paths of pictures are the owner's own
+    except sqlite3.DatabaseError as error:
+        raise ConfigError(
+            f"{file} is not a journal that can be read ({error}): remove it; nothing is lost but the reasons of failures"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be opened: {error}") from error
+    if version > _VERSION:
+        raise ConfigError(f"{file} is of a newer pixdex: version {version}, this one knows {_VERSION}")
+    return db

@@ -1,0 +1,177 @@
+"""A mirror: the first store answers whatever becomes of the second, and what differs is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pixdex
+from pixdex import Batch, Collection, F
+from pixdex.connectors.memory import MemoryConnector
+from pixdex.connectors.mirror import Mirror
+from pixdex.errors import ConfigError, StoreUnavailable
+from pixdex.types import Field, Fingerprint, Kind, Spec, Vector, Want
+
+MARK = Fingerprint(encoder="toy", digest="0123abcd" * 4)
+SPEC = Spec(vectors=(Vector(dim=4, fingerprint=MARK),), fields=(Field(name="n", kind=Kind.INT),))
+
+
+class Shaky(MemoryConnector):
+    """A store in memory that can be away."""
+
+    away = False
+
+    def _collection(self, name: str) -> Any:
+        if self.away:
+            raise StoreUnavailable("it is away")
+        return super()._collection(name)
+
+
+@pytest.fixture
+def second() -> Shaky:
+    return Shaky()
+
+
+@pytest.fixture
+def mirror(second: Shaky) -> Iterator[Mirror]:
+    mirror = Mirror(MemoryConnector(), second, names={"photos": "copied"})
+    yield mirror
+    mirror.close()
+
+
+@pytest.fixture
+def photos(mirror: Mirror) -> Collection:
+    collection = Collection.create(mirror, "photos", SPEC)
+    collection.upsert(records(6))
+    return collection
+
+
+def records(count: int, start: int = 0) -> Batch:
+    rows = range(start, start + count)
+    vectors = np.random.default_rng(start).standard_normal((count, 4)).astype(np.float32)
+    return Batch(tuple(f"r{row}" for row in rows), {"image": vectors}, tuple({"n": row} for row in rows))
+
+
+def test_both_hold_what_is_written_and_answer_alike(photos: Collection, mirror: Mirror, second: Shaky) -> None:
+    photos.delete(["r0"])
+    photos.delete_where(F.n == 5)
+    assert second.count("copied", None, timeout=None) == 4
+    assert [hit.id for hit in photos.search_one([1, 0, 0, 0], k=9, where=F.n < 4)]
+    assert photos.count(F.n < 3) == 2
+    assert len(photos.fetch(["r1", "r2"])) == 2
+    found = mirror.comparison()
+    assert found.reads >= 3
+    assert (found.differing, found.failed, found.unwritten, found.overlap) == (0, 0, 0, 1.0)
+
+
+def test_a_second_store_that_is_away_disturbs_nobody_and_catches_up(
+    photos: Collection, mirror: Mirror, second: Shaky
+) -> None:
+    second.away = True
+    photos.upsert(records(3, start=10))
+    photos.delete(["r0", "r10"])
+    photos.flush()
+    assert photos.count() == 7
+    found = mirror.comparison()
+    assert found.unwritten == 4  # r10 to r12, and r0 which is gone
+    assert found.failed == 1
+    second.away = False
+    photos.flush()
+    assert mirror.comparison().unwritten == 0
+    assert (
+        set(ids(second, "copied"))
+        == set(ids(photos.connector, "photos"))
+        == {"r1", "r2", "r3", "r4", "r5", "r11", "r12"}
+    )
+
+
+@pytest.mark.parametrize("what", ["payload", "vector", "gone", "more"])
+def test_what_differs_is_noticed_and_named(photos: Collection, mirror: Mirror, second: Shaky, what: str) -> None:
+    (vector,) = photos.spec.vectors
+    want = Want(payload=True, vectors=(vector.column,))
+    batch = second.fetch("copied", ["r3"], want=want, timeout=None)
+    if what == "payload":
+        second.upsert("copied", replace(batch, payloads=({"n": 99},)), timeout=None)
+    elif what == "vector":
+        second.upsert("copied", replace(batch, vectors={vector.column: -batch.vectors[vector.column]}), timeout=None)
+    elif what == "gone":
+        second.delete("copied", ["r3"], timeout=None)
+    else:
+        second.upsert("copied", replace(batch, ids=("r99",)), timeout=None)
+    for page in photos.scan(want=Want(payload=True, vectors=("image",))):
+        assert len(page.batch) == 6  # the first answers as ever
+    assert photos.count() == 6
+    photos.search_one(batch.vectors[vector.column][0], k=6)
+    examples = {example.verb: example.what for example in mirror.comparison().examples}
+    assert (
+        set(examples)
+        == {
+            "payload": {"scan"},
+            "vector": {"scan", "search"},
+            "gone": {"scan", "search", "count"},
+            "more": {"search", "count"},
+        }[what]
+    )
+    assert what == "more" or "'r3'" in examples["scan"]
+
+
+def test_an_answer_that_a_write_overtook_is_asked_for_again(photos: Collection, mirror: Mirror, second: Shaky) -> None:
+    real = second.count
+    stale = iter([5])
+    second.count = lambda *args, timeout: next(stale, None) or real(*args, timeout=timeout)  # type: ignore[method-assign]
+    assert photos.count() == 6
+    found = mirror.comparison()
+    assert (found.reads, found.differing) == (1, 0)
+
+
+def test_a_share_of_the_reads_is_compared() -> None:
+    mirror = Mirror(MemoryConnector(), MemoryConnector(), share=0.25)
+    photos = Collection.create(mirror, "photos", SPEC)
+    for _ in range(40):
+        photos.count()
+        mirror.comparison()
+    assert 2 <= mirror.comparison().reads <= 20
+    mirror.close()
+
+
+def test_by_address_with_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    first, other = tmp_path / "first.pix", tmp_path / "second.pix"
+    picture = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    with pixdex.open(f"mirror://?primary=pq://{first}&secondary=pq://{other}%23copied", encoder="classic") as index:
+        index.add([picture])
+        assert len(index.search(picture)) == 1
+    with pixdex.open(f"pq://{other}#copied") as index:
+        assert index.count() == 1
+
+
+def test_addresses_that_make_no_mirror(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="secondary=ADDRESS"):
+        pixdex.connect("mirror://?primary=memory://")
+    with pytest.raises(ConfigError, match="no option 'second'"):
+        pixdex.connect("mirror://?primary=memory://&second=memory://")
+    with pytest.raises(ConfigError, match="share is 2"):
+        pixdex.connect("mirror://?primary=memory://&secondary=memory://&share=2")
+    del tmp_path
+
+
+def test_a_collection_that_the_second_lacks_or_has_otherwise_is_refused() -> None:
+    first, second = MemoryConnector(), MemoryConnector()
+    Collection.create(first, "photos", SPEC)
+    with pytest.raises(ConfigError, match="no collection 'photos': make it with pixdex copy"):
+        Collection.open(Mirror(first, second), "photos")
+    Collection.create(second, "photos", replace(SPEC, fields=()))
+    with pytest.raises(ConfigError, match="have other fields"):
+        Collection.open(Mirror(first, second), "photos")
+
+
+def ids(connector: Any, name: str) -> tuple[str, ...]:
+    from pixdex.types import Scan
+
+    batch = connector.scan(name, Scan(size=100), timeout=None).batch
+    return tuple(batch.ids)

@@ -1,0 +1,185 @@
+"""Pictures that a collection holds more than once: grouped, the best of each kept, nothing removed unasked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+import toys
+
+import pixdex
+from pixdex import Batch, Collection
+from pixdex._linkage import Pairs
+from pixdex.connectors.memory import MemoryConnector
+from pixdex.dedup import Keep, Near, find_duplicates, remove_duplicates, usual
+from pixdex.errors import ConfigError, Unsupported
+from pixdex.rerankers.port import Candidate, Query
+from pixdex.types import Field, Fingerprint, Kind, Metric, Spec, TokenSpec, Vector
+
+MARK = Fingerprint(encoder="toy", digest="0123abcd" * 4)
+FIELDS = (
+    Field(name="width", kind=Kind.INT),
+    Field(name="height", kind=Kind.INT),
+    Field(name="taken", kind=Kind.TIME),
+)
+
+
+def made(vectors: Any, payloads: Sequence[dict[str, Any]] | None = None, tokens: Any = None, **spec: Any) -> Collection:
+    declared = TokenSpec(count=4, dim=2, fingerprint=MARK) if tokens is not None else None
+    vector = Vector(dim=len(vectors[0]), fingerprint=MARK, **spec)
+    collection = Collection.create(MemoryConnector(), "photos", Spec(vectors=(vector,), fields=FIELDS, tokens=declared))
+    ids = tuple(f"r{row:02}" for row in range(len(vectors)))
+    rows = tuple(payloads or ({} for _ in ids))
+    collection.upsert(Batch(ids, {"image": np.asarray(vectors, np.float32)}, rows, tokens))
+    return collection
+
+
+def groups(found: Any) -> list[list[str]]:
+    return [[group.keep.id, *(one.id for one in group.others)] for group in found.groups]
+
+
+def planted(count: int, every: int, seed: int = 0) -> tuple[np.ndarray, dict[int, int]]:
+    """Random vectors, and of each ``every``-th a copy a little beside it: copy row -> row."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((count, 32)).astype(np.float32)
+    copies = {count + place: row for place, row in enumerate(range(0, count, every))}
+    beside = vectors[list(copies.values())] + 0.05 * rng.standard_normal((len(copies), 32)).astype(np.float32)
+    return np.concatenate([vectors, beside]), copies
+
+
+def test_planted_copies_are_found_and_nothing_else() -> None:
+    vectors, copies = planted(1200, 7)
+    told: list[tuple[int, int]] = []
+    found = find_duplicates(made(vectors), progress=lambda done, total: told.append((done, total)))
+    assert set(map(frozenset, groups(found))) == {
+        frozenset((f"r{row:02}", f"r{copy:02}")) for copy, row in copies.items()
+    }
+    assert found.records == len(vectors)
+    assert told[-1] == (len(vectors), len(vectors))
+    assert len(found.superfluous) == len(copies)
+
+
+def test_more_copies_than_neighbours_are_one_group() -> None:
+    rng = np.random.default_rng(1)
+    one = rng.standard_normal(16)
+    vectors = np.concatenate([np.tile(one, (40, 1)), rng.standard_normal((30, 16))])
+    found = find_duplicates(made(vectors), Near(k=45))
+    assert [len(some) for some in groups(found)] == [40]
+
+
+def test_one_mistaken_pair_does_not_join_two_groups() -> None:
+    pairs = Pairs()
+    for some in ("abcd", "wxyz"):
+        for one in some:
+            pairs.hear(one, [(other, 3.0) for other in some if other > one])
+    pairs.hear("d", [("w", 2.5)])
+    assert sorted(map(sorted, pairs.sets(-4.0))) == [list("abcd"), list("wxyz")]
+    assert sorted(map(sorted, pairs.sets(0.1))) == [list("abcdwxyz")]  # single linkage, as it were
+
+
+def test_a_pair_both_speak_of_has_the_mean() -> None:
+    pairs = Pairs()
+    pairs.hear("a", [("b", 3.0)])
+    pairs.hear("b", [("a", -4.0)])
+    assert pairs.sets(-1.0) == []
+    pairs.hear("a", [("b", 9.0)])
+    assert pairs.sets(-1.0) == [{"a": pytest.approx(8 / 3), "b": pytest.approx(8 / 3)}]
+
+
+@pytest.mark.parametrize(("keep", "first"), [(Keep.LARGEST, "r02"), (Keep.OLDEST, "r01"), (Keep.NEWEST, "r03")])
+def test_which_is_kept(keep: Keep, first: str) -> None:
+    day = datetime(2020, 5, 17, tzinfo=UTC)
+    payloads = [
+        {"width": 100, "height": 100},
+        {"width": 100, "height": 100, "taken": day},
+        {"width": 400, "height": 300, "taken": day.replace(day=18)},
+        {"width": 100, "height": 100, "taken": day.replace(day=19)},
+    ]
+    found = find_duplicates(made(np.ones((4, 8)), payloads), keep=keep)
+    assert found.groups[0].keep.id == first
+
+
+def test_removing_takes_what_need_not_be_kept_and_no_group_whose_kept_one_is_gone() -> None:
+    vectors, _ = planted(30, 10)
+    collection = made(vectors)
+    found = find_duplicates(collection)
+    assert len(found.groups) == 3
+    collection.delete([found.groups[0].keep.id])
+    assert remove_duplicates(collection, found) == 2
+    assert collection.count() == 33 - 1 - 2
+
+
+class Same:
+    """Says that pictures with one first token are the same."""
+
+    name, uses_tokens, uses_vectors = "same", True, False
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+        self.lists: list[int] = []
+
+    def rerank(self, query: Query, candidates: Sequence[Candidate]) -> Any:
+        self.lists.append(len(candidates))
+        assert query.tokens is not None
+        said = [
+            np.nan if c.tokens is None else 0.99 if np.array_equal(c.tokens, query.tokens) else 0.01 for c in candidates
+        ]
+        return np.array(said, np.float32) * np.float32(self.scale)
+
+
+def test_a_reranker_that_makes_sure_splits_what_only_looks_alike() -> None:
+    vectors = np.tile(np.arange(1, 9.0), (6, 1))
+    tokens = tuple(np.full((4, 2), row // 2, np.int8) + 1 for row in range(6))
+    collection = made(vectors, tokens=tokens)
+    assert len(groups(find_duplicates(collection))) == 1
+    found = find_duplicates(collection, Near(cosine=0.5, verify=Same()))
+    assert groups(found) == [["r00", "r01"], ["r02", "r03"], ["r04", "r05"]]
+    assert found.groups[0].keep.score == pytest.approx(0.99)
+
+
+def test_a_record_without_tokens_is_no_duplicate_when_verified() -> None:
+    tokens = (np.ones((4, 2), np.int8), None, np.ones((4, 2), np.int8))
+    found = find_duplicates(made(np.ones((3, 4)), tokens=tokens), Near(cosine=0.5, verify=Same()))
+    assert groups(found) == [["r00", "r02"]]
+
+
+def test_what_cannot_be_done_is_refused() -> None:
+    with pytest.raises(Unsupported, match="found by cosine"):
+        find_duplicates(made(np.ones((2, 4)), metric=Metric.L2))
+    with pytest.raises(Unsupported, match="keeps no tokens"):
+        find_duplicates(made(np.ones((2, 4))), Near(verify="maxsim"))
+    tokens = tuple(np.ones((4, 2), np.int8) for _ in range(2))
+    with pytest.raises(ConfigError, match="gives no probabilities"):
+        find_duplicates(made(np.ones((2, 4)), tokens=tokens), Near(cosine=0.5, verify=Same(scale=9.0)))
+    with pytest.raises(ConfigError, match="cosine is"):
+        Near(cosine=1.5)
+    assert usual(made(np.ones((2, 4)), tokens=tokens)).verify is None  # nothing of pixdex takes these tokens
+
+
+def test_by_the_shell(tmp_path: Path) -> None:
+    folder = toys.folder(tmp_path / "pics", 6)
+    toys.write(folder / "copies" / "00-again.png", 0)
+    url = f"pq://{tmp_path / 'photos.pix'}"
+
+    def run(*arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, toys.__file__, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, input=answer)
+
+    assert run("add", url, str(folder), "-e", "toy").returncode == 0
+    found = orjson.loads(run("dedup", url, "--json", "--html", str(tmp_path / "page.html")).stdout)
+    assert [[group["keep"]["id"], *(one["id"] for one in group["others"])] for group in found["groups"]] == [
+        ["pics/00.png", "pics/copies/00-again.png"]
+    ]
+    assert "pics/copies/00-again.png" in (tmp_path / "page.html").read_text()
+    assert "removed" not in run("dedup", url, "--delete", answer="n\n").stderr
+    assert "1 records removed" in run("dedup", url, "--delete", answer="y\n").stderr
+    assert (folder / "copies" / "00-again.png").exists()
+    with pixdex.open(url, encoder=toys.ToyEncoder()) as index:
+        assert index.count() == 6

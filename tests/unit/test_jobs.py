@@ -1,0 +1,245 @@
+"""Adding as a job: what it remembers, what it removes, what it tries again, and where it stops."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+import toys
+
+import pixdex
+from pixdex import journal as journals
+from pixdex.errors import ConfigError, InvalidImage, StoreLocked
+from pixdex.index import ImageIndex
+from pixdex.jobs import Job
+from pixdex.report import Status
+
+pytest.importorskip("faiss")
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"pq://{tmp_path / 'photos.pix'}"
+
+
+@pytest.fixture
+def encoder() -> toys.ToyEncoder:
+    return toys.ToyEncoder()
+
+
+@pytest.fixture
+def index(url: str, encoder: toys.ToyEncoder) -> Iterator[ImageIndex]:
+    with pixdex.open(url, encoder=encoder) as index:
+        yield index
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Five pictures, changed long ago."""
+    folder = toys.folder(tmp_path / "pics", 5)
+    for path in folder.iterdir():
+        aged(path)
+    return folder
+
+
+def aged(path: Path) -> None:
+    """Look as if it was changed a while before it is hashed: its status changes now, so the journal's clock is put on."""
+    os.utime(path, (1e9, 1e9))
+
+
+def statuses(url: str) -> dict[str, str]:
+    return {entry.id: str(entry.status) for entry in journals.read(journals.journal_of(url))}
+
+
+def test_every_picture_has_one_row_with_what_became_of_it(index: ImageIndex, url: str, pictures: Path) -> None:
+    (pictures / "broken.png").write_bytes(toys.png(9)[:60])
+    shutil.copy(pictures / "00.png", pictures / "same.png")
+    index.add(pictures, job=Job())
+    assert statuses(url) == {
+        **{f"pics/0{n}.png": "added" for n in range(5)},
+        "pics/broken.png": "failed",
+        "pics/same.png": "reused",
+    }
+    index.add(pictures, job=Job())
+    assert statuses(url)["pics/00.png"] == "unchanged"
+    (failed,) = journals.read(journals.journal_of(url), Status.FAILED)
+    assert failed.attempts == 2
+    assert failed.label.endswith("broken.png")
+    assert failed.reason
+
+
+def test_files_that_look_as_they_did_are_not_read_again(
+    index: ImageIndex, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pixdex.ingest as ingesting
+
+    later = ingesting.time.time() + 100
+    monkeypatch.setattr(ingesting.time, "time", lambda: later)
+    index.add(pictures, job=Job())
+    read: list[Path] = []
+    real = ingesting.content_hash
+
+    def counted(picture: Path, *rest: object) -> str:
+        read.append(picture)
+        return real(picture, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ingesting, "content_hash", counted)
+    toys.write(pictures / "01.png", 77)
+    report = index.add(pictures, job=Job())
+    assert [path.name for path in read] == ["01.png"]
+    assert (report.added, report.unchanged) == (1, 4)
+
+
+def test_without_a_job_there_is_no_journal(index: ImageIndex, url: str, pictures: Path) -> None:
+    index.add(pictures)
+    assert not journals.journal_of(url).exists()
+
+
+def test_the_collection_decides_not_the_journal(url: str, index: ImageIndex, pictures: Path) -> None:
+    index.add(pictures, job=Job())
+    index.delete("pics/03.png")
+    report = index.add(pictures, job=Job())
+    assert (report.added + report.reused, report.unchanged) == (1, 4)
+    assert index.count() == 5
+
+
+def test_sync_removes_what_is_gone_from_the_folder_and_nothing_else(
+    index: ImageIndex, url: str, pictures: Path, tmp_path: Path
+) -> None:
+    other = toys.folder(tmp_path / "other", 2, start=20)
+    index.add([pictures, other], job=Job())
+    index.add([toys.png(40)], ids=["mine"], job=Job())
+    index.add([toys.png(41)], ids=["pics/00.png.not"])
+    (pictures / "02.png").unlink()
+    (pictures / "04.png").rename(pictures / "moved.png")
+    shutil.rmtree(other)
+    encoded = index.encoder.total  # type: ignore[attr-defined]
+    report = index.add(pictures, job=Job(sync=True))
+    assert (report.removed, report.reused, report.unchanged) == (3, 1, 3)
+    assert index.encoder.total == encoded  # type: ignore[attr-defined]  # a moved file is known by its content
+    assert set(toys.payloads(index)) == {
+        "pics/00.png", "pics/01.png", "pics/03.png", "pics/moved.png", "other/20.png", "other/21.png", "mine",
+    }  # fmt: skip
+    assert statuses(url)["pics/02.png"] == "removed"
+
+
+def test_sync_keeps_what_cannot_be_looked_at(
+    index: ImageIndex, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toys.write(pictures / "closed" / "a.png", 30)
+    index.add(pictures, job=Job())
+    shutil.rmtree(pictures / "closed")
+
+    def refused(path: Path) -> os.stat_result:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "lstat", refused)
+    assert index.add(pictures, job=Job(sync=True)).removed == 0
+    assert index.count() == 6
+
+
+def test_sync_of_an_empty_folder_removes_nothing(index: ImageIndex, pictures: Path) -> None:
+    index.add(pictures, job=Job())
+    for path in pictures.iterdir():
+        path.unlink()
+    with pytest.raises(ConfigError, match="no pictures in"):  # as of a drive that is not mounted
+        index.add(pictures, job=Job(sync=True))
+    assert index.count() == 5
+
+
+def test_sync_takes_whole_folders(index: ImageIndex, pictures: Path) -> None:
+    for given in (pictures / "00.png", [pictures, pictures / "00.png"], iter([pictures]), pictures / "*.png"):
+        with pytest.raises(ConfigError, match="give folders only"):
+            index.add(given, job=Job(sync=True))
+
+
+def test_only_what_failed_is_tried_again(index: ImageIndex, url: str, pictures: Path) -> None:
+    broken = pictures / "broken.png"
+    broken.write_bytes(toys.png(9)[:60])
+    index.add(pictures, job=Job())
+    toys.write(broken, 9)
+    toys.write(pictures / "new.png", 10)
+    report = index.add(pictures, job=Job(retry_failed=True))
+    assert (report.added, report.seen) == (1, 1)
+    assert statuses(url)["pics/broken.png"] == "added"
+    assert index.count() == 6
+    assert index.add(pictures, job=Job(retry_failed=True)).seen == 0
+
+
+def test_too_many_failures_stop_the_job_and_lose_nothing(index: ImageIndex, url: str, pictures: Path) -> None:
+    for number in range(3):
+        (pictures / f"broken{number}.png").write_bytes(toys.png(9)[:60])
+    with pytest.raises(InvalidImage, match=r"3 pictures could not be used, 2 are allowed to"):
+        index.add(pictures, job=Job(max_failures=2))
+    assert index.count() == 5
+    assert len(statuses(url)) == 8
+    assert index.add(pictures, job=Job(max_failures=3)).unchanged == 5
+
+
+def test_a_second_job_is_refused_by_name(index: ImageIndex, url: str, pictures: Path, encoder: toys.ToyEncoder) -> None:
+    with (
+        journals.Journal(journals.journal_of(url), encoder="toy"),
+        pytest.raises(StoreLocked, match=rf"pid {os.getpid()}"),
+    ):
+        index.add(pictures, job=Job())
+    assert index.count() == 0
+
+
+def test_duplicates_are_left_out_or_tagged_when_asked(tmp_path: Path, encoder: toys.ToyEncoder) -> None:
+    pictures = toys.folder(tmp_path / "pics", 3)
+    shutil.copy(pictures / "00.png", pictures / "same-file.png")
+    toys.write(pictures / "edited.png", 1)
+    edited = toys.pixels(1).astype(int)
+    (pictures / "edited.png").write_bytes(toys.encoded((edited * 0.97).astype("uint8"), "JPEG"))
+    twins = {"pics/same-file.png": "pics/00.png", "pics/edited.png": "pics/01.png"}
+    for action in ("skip", "tag"):
+        url = f"pq://{tmp_path / action}"
+        with pixdex.open(url, encoder=encoder) as index:
+            job = Job(on_duplicate=action)
+            report = index.add(pictures, job=job)
+            tagged = {record: p["duplicate_of"] for record, p in toys.payloads(index).items() if "duplicate_of" in p}
+            if action == "skip":
+                assert (report.added, report.duplicate, index.count()) == (3, 2, 3)
+                assert {record for record, status in statuses(url).items() if status == "duplicate"} == set(twins)
+                assert index.add(pictures, job=job).duplicate == 2
+            else:
+                assert (report.added + report.reused, tagged) == (5, twins)
+                assert index.add(pictures, job=job).unchanged == 5
+    with pixdex.open(f"pq://{tmp_path / 'keep'}", encoder=encoder) as index:
+        assert index.add(pictures, job=Job()).seen == index.count() == 5
+
+
+def test_settings_that_contradict_each_other() -> None:
+    with pytest.raises(ConfigError, match="one at a time"):
+        Job(sync=True, retry_failed=True)
+    with pytest.raises(ConfigError, match="tag duplicates instead"):
+        Job(sync=True, on_duplicate="skip")
+    with pytest.raises(ConfigError, match="one of keep, skip, tag"):
+        Job(on_duplicate="drop")
+    with pytest.raises(ConfigError, match="max_failures is -1"):
+        Job(max_failures=-1)
+
+
+def test_by_the_shell(tmp_path: Path, pictures: Path) -> None:
+    (pictures / "broken.png").write_bytes(b"\x89PNG nothing")
+    url = f"pq://{tmp_path / 'shell.pix'}"
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, toys.__file__, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    assert run("add", url, str(pictures), "-e", "toy").returncode == 0
+    shown = run("journal", url)
+    assert "broken.png" in shown.stdout
+    assert "5 added, 1 failed" in shown.stderr
+    (pictures / "broken.png").unlink()
+    synced = run("add", url, str(pictures), "--sync", "--json")
+    assert orjson.loads(synced.stdout)["unchanged"] == 5
+    rows = orjson.loads(run("journal", url, "--which", "all", "--json").stdout)
+    assert rows["counts"] == {"removed": 1, "unchanged": 5}

@@ -1,0 +1,115 @@
+"""A Parquet file behind the port: written in parts, whole or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pixdex.errors import AlreadyExists, ConfigError, NotFound, StoreFormat, Unsupported
+from pixdex.types import Batch, Fingerprint, Scan, Spec, Vector, Want
+
+pytest.importorskip("pyarrow")
+
+from pixdex.records_file import RecordsFile, is_file
+
+SPEC = Spec(vectors=(Vector(dim=2, fingerprint=Fingerprint(encoder="none", digest="00" * 8)),))
+COLUMN = SPEC.vectors[0].column
+WANT = Want(vectors=(COLUMN,))
+
+
+def batch(**records: int) -> Batch:
+    vectors = np.array([[n, 1] for n in records.values()], np.float32)
+    return Batch(tuple(records), {COLUMN: vectors}, tuple({"n": n, "_rev": 1} for n in records.values()))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> RecordsFile:
+    store = RecordsFile(tmp_path / "x.parquet")
+    store.create("main", SPEC, timeout=None)
+    return store
+
+
+def held(store: RecordsFile, size: int = 100) -> dict[str, int]:
+    found, after = {}, None
+    while True:
+        page = store.scan("main", Scan(size=size, after=after, want=WANT), timeout=None)
+        for record, payload, vector in zip(
+            page.batch.ids, page.batch.payloads, page.batch.vectors[COLUMN], strict=True
+        ):
+            assert record not in found
+            assert payload == {"n": vector[0]}
+            found[record] = payload["n"]
+        after = page.after
+        if after is None:
+            return found
+
+
+def test_what_is_written_last_counts_before_and_after_it_is_one_file(file, tmp_path):
+    file.upsert("main", batch(a=1, b=2, c=3), timeout=None)
+    file.upsert("main", batch(b=5, d=4), timeout=None)
+    file.delete("main", ["c", "none"], timeout=None)
+    expected = {"a": 1, "b": 5, "d": 4}
+    assert held(file, 1) == held(file) == expected
+    assert not (tmp_path / "x.parquet").exists()
+    for store in (file, RecordsFile(tmp_path / "x.parquet")):
+        store.settle("main", timeout=None)
+        assert held(store, 2) == expected
+        assert store.count("main", None, timeout=None) == 3
+        assert store.fetch("main", ["d", "c", "b"], want=WANT, timeout=None).vectors[COLUMN].tolist() == [
+            [5, 1],
+            [4, 1],
+        ]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.parquet"]
+    file.upsert("main", batch(c=9), timeout=None)
+    file.delete("main", ["a"], timeout=None)
+    assert held(RecordsFile(tmp_path / "x.parquet")) == {"b": 5, "d": 4, "c": 9}
+    file.settle("main", timeout=None)
+    assert held(file) == {"b": 5, "d": 4, "c": 9}
+
+
+def test_killed_between_the_file_and_its_parts_it_is_the_same(file, tmp_path):
+    import shutil
+
+    file.upsert("main", batch(a=1, b=2), timeout=None)
+    shutil.copytree(tmp_path / "x.parquet.partial", tmp_path / "kept")
+    file.settle("main", timeout=None)
+    (tmp_path / "kept").rename(tmp_path / "x.parquet.partial")
+    assert held(RecordsFile(tmp_path / "x.parquet")) == {"a": 1, "b": 2}
+
+
+def test_an_empty_collection_is_a_file_too(file, tmp_path):
+    assert held(file) == {}
+    file.settle("main", timeout=None)
+    assert held(RecordsFile(tmp_path / "x.parquet")) == {}
+    assert RecordsFile(tmp_path / "x.parquet").describe("main", timeout=None) == SPEC
+
+
+def test_what_is_there_is_not_replaced(file, tmp_path):
+    for _ in range(2):
+        with pytest.raises(AlreadyExists):
+            RecordsFile(tmp_path / "x.parquet").create("main", SPEC, timeout=None)
+        file.settle("main", timeout=None)
+    (tmp_path / "y.parquet.partial").mkdir()
+    (tmp_path / "y.parquet.partial/store").mkdir()
+    with pytest.raises(ConfigError, match="is not what an unfinished copy leaves"):
+        RecordsFile(tmp_path / "y.parquet").create("main", SPEC, timeout=None)
+
+
+def test_what_is_no_such_file_is_told(tmp_path):
+    store = RecordsFile(tmp_path / "x.parquet")
+    with pytest.raises(NotFound, match="there is no file"):
+        store.describe("main", timeout=None)
+    with pytest.raises(NotFound):
+        store.count("main", None, timeout=None)
+    with pytest.raises(ConfigError, match=r"none/x\.parquet cannot be written: No such file or directory"):
+        RecordsFile(tmp_path / "none/x.parquet").create("main", SPEC, timeout=None)
+    (tmp_path / "x.parquet").write_text("no")
+    with pytest.raises(StoreFormat, match="holds no vectors that pixdex wrote"):
+        store.describe("main", timeout=None)
+    with pytest.raises(Unsupported, match="no aliases"):
+        store.alias("a", "main", timeout=None)
+    assert is_file("a/b.parquet")
+    assert not is_file("pq://b.parquet")
+    assert not is_file("b.pix")
