@@ -177,6 +177,8 @@ class _Milvus:
 
         self._client = MilvusClient(place)
         if make:
+            if self._client.has_collection("raw"):
+                self._client.drop_collection("raw")
             made = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
             made.add_field("id", DataType.VARCHAR, is_primary=True, max_length=512)
             for name, kind, more in (

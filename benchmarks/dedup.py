@@ -108,7 +108,7 @@ def _judged(found: Duplicates, labels: dict[str, int]) -> dict[str, Any]:
     right = wrong = 0
     for group in found.groups:
         for one, other in combinations([group.keep.id, *(member.id for member in group.others)], 2):
-            same = labels[one] == labels[other] >= 0
+            same = labels.get(one, -1) == labels.get(other, -1) >= 0
             right, wrong = right + same, wrong + (not same)
     counts = np.bincount([label for label in labels.values() if label >= 0])
     wanted = int((counts * (counts - 1) // 2).sum())
@@ -141,7 +141,7 @@ def _large(folder: Path, rows: int) -> dict[str, Any]:
     found = find_duplicates(collection, Near())
     seconds = time.monotonic() - began
     connector.close()
-    judged = _judged(found, {**dict.fromkeys(found.superfluous, -1), **labels})
+    judged = _judged(found, labels)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "rows": found.records,

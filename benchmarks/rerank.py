@@ -26,6 +26,7 @@ from pixdex.encoders.compose import ComposedEncoder
 from pixdex.errors import FingerprintMismatch
 from pixdex.evaluation import interval, paired
 from pixdex.rerankers.learned import shipped
+from pixdex.rerankers.references import for_tokens
 
 COUNT = 100
 NEIGHBOURS = ("alpha-qe", "dba", "diffusion", "k-reciprocal")
@@ -132,10 +133,8 @@ def _ways(encoder: Any, queries: Encoded, gallery: Encoded, first: Searched, nam
         if what and f"{what}-{VIT}" not in shipped(kind):
             continue
         reranker = rerankers.load(reference)
-        check = getattr(reranker, "check", None)
         try:
-            if check is not None:
-                check(encoder.token_spec)
+            reranker = for_tokens(reranker, encoder.token_spec)
         except FingerprintMismatch as error:
             print(f"{name}: {error}", file=sys.stderr)
             continue

@@ -22,6 +22,7 @@ import numpy as np
 import orjson
 
 from benchmarks import Goal, report, table
+from benchmarks._stores import NO_SPINNING
 from benchmarks._swapping import DIM
 
 RECORDS, QUICK_RECORDS = 100_000, 3_000
@@ -67,16 +68,18 @@ def main() -> int:
 
 def _measure(ring: Sequence[tuple[str, str]], folder: Path, count: int, options: argparse.Namespace) -> int:
     _run("fill", "pq", ring[0][1], count)
-    base = _base_mb()
-    raw = {kind: _raw(kind, folder, count, ring) for kind in dict.fromkeys(kind for kind, _ in ring)}
+    raw = _Raw(folder, count, dict(ring).get("server"))
+    raw.write(ring[0][0])
     hops = []
     for number, ((one, source), (other, target)) in enumerate(pairwise(ring)):
-        deadly = count // 2 if number in _KILLED else 0
-        hop = _hop(source, target, deadly, count)
-        slower = min(raw[one]["read"]["rate"], raw[other]["write"]["rate"])
+        before = raw.read(one), raw.write(other)
+        hop = _hop(source, target, count // 2 if number in _KILLED else 0, count)
+        after = raw.read(one), raw.write(other)  # before and after, as the machine may have other work
+        rates = [np.mean([pair[side]["rate"] for pair in (before, after)]) for side in (0, 1)]
         # A copy reads its target too, to compare; both clients share what an interpreter takes.
-        needed = raw[one]["read"]["mb"] + max(raw[other][verb]["mb"] for verb in ("write", "read")) - base
-        hop |= {"from": one, "to": other, "raw": slower, "share": hop["rate"] / slower, "added_mb": hop["mb"] - needed}
+        needed = before[0]["mb"] + max(before[1]["mb"], raw.read(other)["mb"]) - raw.base
+        hop |= {"from": one, "to": other, "raw_read": rates[0], "raw_write": rates[1], "raw": min(rates)}
+        hop |= {"share": hop["rate"] / min(rates), "added_mb": hop["mb"] - needed}
         hops.append(hop)
         print(
             f"{one} -> {other}: {hop['rate']:,.0f}/s, {hop['share']:.2f} of the raw rate", file=sys.stderr, flush=True
@@ -94,7 +97,7 @@ def _measure(ring: Sequence[tuple[str, str]], folder: Path, count: int, options:
         "least_share_of_raw_rate": Goal(min(hop["share"] for hop in hops), SHARE),
         "most_added_mb": Goal(max(hop["added_mb"] for hop in hops), ADDED_MB, at_most=True),
     }
-    results = {"records": count, "dim": DIM, "hops": hops, "raw": raw, "compared": compared}
+    results = {"records": count, "dim": DIM, "hops": hops, "compared": compared}
     return 0 if report("swap", results, goals, as_json=options.json) else 1
 
 
@@ -109,20 +112,35 @@ def _hop(source: str, target: str, deadly: int, count: int) -> dict[str, Any]:
     return {**found, "again": found["copied"] + found["before"] - count}
 
 
-def _raw(kind: str, folder: Path, count: int, ring: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """What the client of a store does alone."""
-    served = dict(ring).get("server", "")
-    place = served.rpartition("/")[0] if kind == "server" else f"{folder}/raw-{kind}.db"
-    found = {verb: _run(verb, kind, place, count) for verb in ("write", "read")}
-    if kind != "server":
-        for path in folder.glob(f"raw-{kind}.db*"):
+class _Raw:
+    """What the clients of stores do alone, each call in a process of its own."""
+
+    def __init__(self, folder: Path, count: int, served: str | None) -> None:
+        self._folder = folder
+        self._count = count
+        self._served = (served or "").rpartition("/")[0]
+        self.base = _base_mb()
+
+    def write(self, kind: str) -> dict[str, Any]:
+        """Write everything, to an empty store."""
+        for path in self._folder.glob(f"raw-{kind}.db*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return found
+        return _run("write", kind, self._place(kind), self._count)
+
+    def read(self, kind: str) -> dict[str, Any]:
+        """Read what was written last."""
+        return _run("read", kind, self._place(kind), self._count)
+
+    def _place(self, kind: str) -> str:
+        return self._served if kind == "server" else f"{self._folder}/raw-{kind}.db"
 
 
 def _run(*arguments: object) -> dict[str, Any]:
     line = [sys.executable, "-m", "benchmarks._swapping", *map(str, arguments)]
-    done = subprocess.run(line, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, check=True)
+    environment = {**os.environ, **NO_SPINNING}
+    done = subprocess.run(
+        line, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, check=True, env=environment
+    )
     found: dict[str, Any] = orjson.loads(done.stdout.splitlines()[-1])
     return found
 

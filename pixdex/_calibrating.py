@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pixdex import _eval_queries as asking
+from pixdex._made_tokens import picture_of, roots_of
+from pixdex.encoders.decoding import Decoding
 from pixdex.encoders.edits import edited
 from pixdex.errors import ConfigError, InvalidImage, Unsupported
 from pixdex.fields import CONTENT
 from pixdex.pictures import load_picture
 from pixdex.rerankers.choosing import Lists
 from pixdex.rerankers.port import Candidate, Query
-from pixdex.types import Hit, Want
+from pixdex.rerankers.references import for_tokens
+from pixdex.types import Hit, Payload, Want
 
 if TYPE_CHECKING:
     from pixdex._progress import Count
@@ -119,9 +122,10 @@ def by_copies(
         raise Unsupported("copies are encoded: give an ImageIndex (pixdex.open) or its address")
     if tokens and encoder.token_spec is None:
         raise Unsupported(f"encoder {encoder.name!r} makes no tokens: calibrate a reranker that needs none")
-    paths, right_of = _pictures(collection)
+    places, right_of = _pictures(collection)
+    roots = roots_of(collection)
     # More than are wanted are at hand, as files move; few pictures ask several times.
-    order = _chosen(sorted(paths), len(paths), seed, shuffled=True)
+    order = _chosen(sorted(places), len(places), seed, shuffled=True)
     order *= min(_OFTEN, -(-limit // max(1, len(order))))
     rng = np.random.default_rng(seed)
     ids: list[str] = []
@@ -131,7 +135,7 @@ def by_copies(
             break
         kept, prepared = [], []
         for record in order[start : start + min(_AT_ONCE, limit - len(ids))]:
-            pixels = _readable(paths[record], encoder)
+            pixels = _readable(record, places[record], roots, encoder)
             if pixels is not None:
                 kept.append(record)
                 prepared.append(encoder.prepare(edited(pixels, rng)[1]))
@@ -144,7 +148,7 @@ def by_copies(
             count(len(ids), min(limit, len(order)))
     if not ids:
         raise ConfigError(
-            f"collection {collection.name!r} has no record whose picture can be read where its path says: "
+            f"collection {collection.name!r} has no record whose picture lies where its path says, as it was when it was added: "
             "calibrate by a label instead"
         )
     right = [frozenset(right_of.get(record, {record})) for record in ids]
@@ -167,9 +171,13 @@ def shortlists(
         FingerprintMismatch: the reranker was trained for tokens of another encoder.
         ConfigError: there is no token to rerank by.
     """
-    check = getattr(reranker, "check", None)
-    if check is not None and collection.spec.tokens is not None:
-        check(collection.spec.tokens)
+    if reranker.uses_tokens and collection.spec.tokens is None:
+        raise ConfigError(
+            f"collection {collection.name!r} keeps no tokens, which {reranker.name!r} needs: make a new one with tokens=True "
+            "(--tokens), or calibrate a reranker of vectors"
+        )
+    if collection.spec.tokens is not None:
+        reranker = for_tokens(reranker, collection.spec.tokens)
     total = len(asking.queries)
     made = Lists(
         first=np.full((total, candidates), np.nan),
@@ -221,9 +229,9 @@ def _shown(
     return made
 
 
-def _pictures(collection: Collection) -> tuple[dict[str, str], dict[str, set[str]]]:
-    """The paths of records, and of those whose content is known, all records of the same."""
-    paths: dict[str, str] = {}
+def _pictures(collection: Collection) -> tuple[dict[str, Payload], dict[str, set[str]]]:
+    """What says where the pictures of records lie, and of those whose content is known, all records of the same."""
+    places: dict[str, Payload] = {}
     same: dict[str, set[str]] = {}
     right: dict[str, set[str]] = {}
     for page in collection.scan(want=Want(), size=_PAGE):
@@ -232,9 +240,9 @@ def _pictures(collection: Collection) -> tuple[dict[str, str], dict[str, set[str
             if isinstance(content, str):
                 right[record] = same.setdefault(content, set())
                 right[record].add(record)
-            if isinstance(path, str):
-                paths[record] = path
-    return paths, right
+            if isinstance(content, str) or isinstance(path, str):
+                places[record] = {key: payload[key] for key in ("path", CONTENT) if key in payload}
+    return places, right
 
 
 def _chosen(each: Sequence[str], limit: int, seed: int, *, shuffled: bool = False) -> list[str]:
@@ -244,10 +252,12 @@ def _chosen(each: Sequence[str], limit: int, seed: int, *, shuffled: bool = Fals
     return [each[place] for place in (picked if shuffled else np.sort(picked)).tolist()]
 
 
-def _readable(path: str, encoder: Encoder) -> Any:
-    """The pixels of a file, None where it can't be used any more."""
+def _readable(record: str, payload: Payload, roots: Mapping[str, Path], encoder: Encoder) -> Any:
+    """The pixels of the picture that a record was made of; None where it can't be used, or another lies there by now."""
     try:
-        return load_picture(Path(path), min_side=getattr(encoder, "min_side", None))[0]
+        # Another tool's records don't say what their pictures were.
+        path = picture_of(record, payload, roots, Decoding()) if CONTENT in payload else Path(payload["path"])
+        return load_picture(path, min_side=getattr(encoder, "min_side", None))[0]
     except (InvalidImage, OSError):
         return None
 

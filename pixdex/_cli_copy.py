@@ -185,7 +185,8 @@ def _print(report: CopyReport) -> None:
     if report.copied or report.before:
         parts = [f"{report.copied} copied"] + ([f"{report.before} before"] if report.before else [])
         parts += [f"{report.caught_up} caught up", f"{report.deleted} deleted"]
-        err.print(f"{', '.join(parts)} in {report.seconds:.1f} s, {report.rate:,.0f}/s while copying")
+        speed = f", {report.rate:,.0f}/s while copying" if report.rate else ""
+        err.print(f"{', '.join(parts)} in {report.seconds:.1f} s{speed}")
     if report.alias is not None:
         err.print(f"alias {printable(report.alias)} names the target now")
     out.print("[bold]signed off[/bold]" if report.signed_off else "[bold red]not signed off[/bold red]")

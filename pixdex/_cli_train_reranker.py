@@ -62,9 +62,14 @@ def reranker(
         str | None,
         typer.Option("--encoder", "-e", help="Whose tokens, such as mini or hf:FOLDER; of a collection: its own."),
     ] = None,
-    kind: Annotated[Kind, typer.Option(help="cross: more accurate; transport: smaller and faster.")] = Kind.CROSS,
+    kind: Annotated[
+        Kind, typer.Option(help="cross: a small transformer; transport: a tenth of its size, faster.")
+    ] = Kind.CROSS,
     form: Annotated[
-        Form, typer.Option(help="Of cross: query is cheap, self+cross more accurate, symmetric the same either way.")
+        Form,
+        typer.Option(
+            help="Of cross: query is cheap; in self+cross both pictures attend; symmetric is the same either way."
+        ),
     ] = Form.QUERY,
     label: Annotated[
         str | None,

@@ -234,7 +234,8 @@ class Mover:
         if job.fact("mark") is None:
             job.remember(mark=microseconds(), cursor=None)
         total = self._source.count()
-        found = self._pages(after=job.fact("cursor"))
+        want, most = everything(self._source.spec), self._pace.most
+        found = pages(self._source, want, after=job.fact("cursor"), most=most, stored=self._stored)
         with closing(ahead(found)) as read:
             for page in read:
                 self._write(page.batch, cursor=page.after, phase="main" if page.after is not None else "catch")
@@ -247,13 +248,14 @@ class Mover:
             return self._compare_all()
         job, began, news = self._job, microseconds(), 0
         since = job.fact("mark") - self._overlap
-        with closing(ahead(self._pages(since=since))) as read:
+        # Most of what lies in the overlap is copied already: revisions are read first, and records of those that are new.
+        found = pages(self._source, Want(), since=since, most=self._pace.most)
+        with closing(ahead(found)) as read:
             for page in read:
-                known = job.known(page.batch.ids, _revs(page.batch))
-                rows = [row for row, before in enumerate(known) if not before]
-                if rows:
-                    self._write(page.batch if len(rows) == len(known) else page.batch.take(rows))
-                    news += len(rows)
+                known = job.known(page.batch.ids, page.batch.revs or ())
+                fresh = [record for record, before in zip(page.batch.ids, known, strict=True) if not before]
+                if fresh:
+                    news += self.these(fresh)
                     self._follow(self._pace.moving("catching up", news, news))
         job.remember(mark=began)
         job.forget_before(began - self._overlap)
@@ -283,10 +285,6 @@ class Mover:
                 seen += len(page.batch)
                 self._follow(self._pace.moving("catching up", seen, total))
         return news
-
-    def _pages(self, *, after: str | None = None, since: int | None = None) -> Iterator[Page]:
-        want = everything(self._source.spec)
-        return pages(self._source, want, after=after, since=since, most=self._pace.most, stored=self._stored)
 
     def _write(self, batch: Batch, *, stored: bool = True, **facts: Any) -> None:
         recent = self._recent(batch)

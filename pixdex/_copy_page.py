@@ -53,7 +53,11 @@ def _facts(report: CopyReport) -> str:
             f"{report.copied:,}",
             f"{report.before:,} by earlier runs; {report.caught_up:,} caught up, {report.deleted:,} deleted again",
         ),
-        ("time", f"{report.seconds:.1f} s", f"{report.copy_seconds:.1f} s moving records, {report.rate:,.0f} a second"),
+        (
+            "time",
+            f"{report.seconds:.1f} s",
+            f"{report.copy_seconds:.1f} s moving records, {report.rate:,.0f} a second in the main pass",
+        ),
         ("by", f"pixdex {escape(report.pixdex)}", escape(report.at)),
     ]
     if report.moving is not None:

@@ -49,7 +49,7 @@ class CopyReport:
         at: when this was found.
         pixdex: the version that found it.
         seconds: this run took; ``copy_seconds``: of those, moving records.
-        rate: records a second while they were moved.
+        rate: records a second of the main pass, of this run.
         notices: what was decided on the user's behalf, in sentences.
     """
 

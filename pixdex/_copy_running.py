@@ -105,7 +105,7 @@ class Run:
         self._follow = follow
         self._tell = teller(follow)
         self._before = self._caught_up = self._deleted = 0
-        self._moved = 0.0
+        self._moved = self._rate = 0.0
         self._notices: list[str] = []
 
     def run(self) -> CopyReport:
@@ -129,6 +129,7 @@ class Run:
         if job.fact("phase", "main") == "main":
             with self._timed():
                 mover.main()
+        self._rate = self._pace.done / max(self._moved, 1e-9)
         return self._proven(mover, target)
 
     # --- before ---
@@ -318,7 +319,7 @@ class Run:
             digests=digests,
             moving=utc(since) if since is not None and self._written_since(since) else None,
             copy_seconds=self._moved,
-            rate=self._pace.done / max(self._moved, 1e-9),
+            rate=self._rate,
             notices=tuple(self._notices),
         )
         if asked.switch_alias is not None and report.signed_off:

@@ -58,6 +58,8 @@ def picture_of(record: str, payload: Payload, roots: Mapping[str, Path], decodin
         InvalidImage: it lies nowhere, cannot be read, or another lies there by now.
     """
     content = payload.get(CONTENT)
+    if content is None:
+        raise InvalidImage("its record does not say what its picture was: another tool made it")
     reason = "its record does not say where"
     for path in _places(record, payload, roots):
         try:

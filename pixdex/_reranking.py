@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pixdex._made_tokens import tokens_from_pictures
 from pixdex.errors import Unsupported
 from pixdex.rerankers.port import Candidate, Query
-from pixdex.rerankers.stages import Stage, check_stages, names_of, staged, use_tokens, use_vectors
+from pixdex.rerankers.stages import Stage, names_of, ready, staged, use_tokens, use_vectors
 from pixdex.types import Hit, Payload, Want
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ __all__ = ["COMPUTED", "MISSING", "TOKENS", "Reranking"]
 
 TOKENS, COMPUTED, MISSING = "tokens", "computed", "missing"
 """In ``Hit.trace``: what became of a hit whose record has no tokens, where a stage that uses them saw it."""
+_BEHIND = 1e-5
+"""What a hit counts less than the one before it, where nothing else is known: enough not to be the same."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,17 +71,32 @@ class Reranking:
             return list(first)
         shortlist, rest = first[:deep], first[deep:]
         tokens = self.collection.spec.tokens or self.encoder.token_spec
-        check_stages(self.stages, query, tokens)
-        for stage in self.stages:
+        stages = ready(self.stages, query, tokens)
+        for stage in stages:
             check = getattr(stage.made, "check_vector", None)  # a calibrated one knows whose scores it takes
             if check is not None:
                 check(self.collection.spec.vector(using))
         pictures = _Pictures(self, {hit.id: hit.payload for hit in shortlist})
         ranked = []
-        for one in staged(query, self._candidates(shortlist, using), self.stages, tokens, completed=pictures.completed):
+        for one in staged(query, self._candidates(shortlist, using), stages, completed=pictures.completed):
             hit = shortlist[one.row]
             ranked.append(replace(hit, score=one.score, trace={**hit.trace, **one.trace, **pictures.note(hit.id)}))
         return [*ranked, *rest]
+
+    def comparable(self, hits: Sequence[Hit]) -> list[Hit]:
+        """The hits in their order with scores that say it too, to be joined with others or multiplied: one that the last stage
+        did not score counts as if it lay evenly between those around it, and a little less behind the last. ``trace`` has
+        what was scored.
+        """
+        lists = ([p for p, hit in enumerate(hits) if name in hit.trace] for name in reversed(names_of(self.stages)))
+        known: list[int] = next(filter(None, lists), [])
+        if not known:
+            return list(hits)  # all by the first stage
+        places = np.arange(len(hits))
+        scores = np.interp(places, known, [hits[place].score for place in known])
+        outside = np.minimum(places - known[0], 0) + np.maximum(places - known[-1], 0)
+        scores -= _BEHIND * outside
+        return [replace(hit, score=score) for hit, score in zip(hits, scores.tolist(), strict=True)]
 
     def _candidates(self, hits: Sequence[Hit], using: str) -> list[Candidate]:
         """The hits with what the store has of them for all stages, in one round trip."""
@@ -86,11 +105,12 @@ class Reranking:
         tokens: dict[str, NDArray[Any]] = {}
         vectors: dict[str, NDArray[Any]] = {}
         if hits and (stored or wants_vectors):
-            want = Want(payload=False, vectors=(using,) if wants_vectors else (), tokens=stored)
+            # Tokens have no name that tells of their encoder: by the vector's, one fails whose alias was switched meanwhile.
+            want = Want(payload=False, vectors=(using,), tokens=stored)
             batch = self.collection.fetch([hit.id for hit in hits], want=want)
             kept = zip(batch.ids, batch.tokens or (None,) * len(batch), strict=True)
             tokens = {record: matrix for record, matrix in kept if matrix is not None}
-            there = batch.present(using)
+            there = batch.present(using) & wants_vectors
             vectors = {record: batch.vectors[using][row] for row, record in enumerate(batch.ids) if there[row]}
         return [Candidate(hit.id, hit.score, tokens.get(hit.id), vectors.get(hit.id)) for hit in hits]
 

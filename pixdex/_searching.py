@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from pixdex import fusion
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from pixdex.encoders.port import Encoder
     from pixdex.rerankers.stages import Stage
 
-__all__ = ["AT", "BY_IMAGE", "BY_TEXT", "NEAR", "Evidence", "Joining", "found"]
+__all__ = ["AT", "BY_IMAGE", "BY_TEXT", "NEAR", "Evidence", "Joining", "found", "moment_of", "place_of"]
 
 BY_IMAGE, BY_TEXT, NEAR, AT = "image", "text", "near", "at"
 """What each kind of evidence is called in weights and traces."""
@@ -55,6 +57,9 @@ class Evidence:
     def __post_init__(self) -> None:
         if self.query is None and self.text is None and not self.more:
             raise ConfigError("search for a picture, an id or a vector, for text=, or for what is more_like=")
+        for name, given in (("more_like", self.more), ("less_like", self.less)):
+            if isinstance(given, str | bytes | PathLike):
+                raise ConfigError(f"{name} is a list of pictures, ids or vectors: {name}=[{given!r}]")
         if self.query is None and self.less and not self.more:
             raise ConfigError("less_like= moves a picture's query: give a picture, or more_like=")
 
@@ -70,6 +75,36 @@ class Evidence:
         return [name for name, given in there.items() if given]
 
 
+def place_of(near: Place | tuple[float, float] | None) -> Place | None:
+    """The place that ``ImageIndex.search`` was given.
+
+    Raises:
+        ConfigError: it is none on Earth.
+    """
+    if near is None or isinstance(near, Place):
+        return near
+    try:
+        lat, lon = map(float, near)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"near {near!r}: give latitude and longitude, such as (52.5, 13.4), or a fusion.Place"
+        ) from None
+    return Place(lat, lon)
+
+
+def moment_of(at: Moment | datetime | None) -> Moment | None:
+    """The time that ``ImageIndex.search`` was given.
+
+    Raises:
+        ConfigError: it is none, or has no zone.
+    """
+    if at is None or isinstance(at, Moment):
+        return at
+    if not isinstance(at, datetime):
+        raise ConfigError(f"at {at!r}: give a datetime with a zone, or a fusion.Moment")
+    return Moment(at)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joining:
     """How evidence becomes one ranking.
@@ -78,11 +113,18 @@ class Joining:
         weights: of each kind, 1 where it is not named.
         method: how lists are joined.
         deep: how many hits of each list are looked at.
+
+    Raises:
+        ConfigError: ``deep`` is less than 1.
     """
 
     weights: Mapping[str, float] | None = None
     method: fusion.Method = fusion.Method.RRF
     deep: int = 100
+
+    def __post_init__(self) -> None:
+        if self.deep < 1:
+            raise ConfigError(f"candidates is {self.deep}: 1 or more")
 
 
 def found(
@@ -129,6 +171,9 @@ def found(
             lists[BY_TEXT] = again.hits(by_words.query, lists[BY_TEXT], among, joining.deep)
     if threshold is not None and len(lists) == 1:  # what no stage has scored has a score of another kind
         lists = {name: [hit for hit in hits if again.scored(hit)] for name, hits in lists.items()}
+    if stages and not one:  # joined and multiplied, they must be of one kind
+        reranked = BY_TEXT if by_picture is None else BY_IMAGE
+        lists[reranked] = again.comparable(lists[reranked])
     hits = _decayed(_joined(lists, joining, weights), evidence, weights)
     return [hit for hit in hits if threshold is None or hit.score >= threshold][:k]
 

@@ -76,11 +76,12 @@ def normal(what: str) -> str:
     factory = _plugins.load(GROUP, "store", address.scheme)
     if getattr(factory, "serves", False):
         address = address.with_served_collection()
-        place = address.place.lower()
+        place = address.place  # its host in small letters; databases of two spellings are two
     elif address.scheme == "memory":
         place = f"{os.getpid()}/{address.place}"  # of this process only
     elif not address.place:  # a store that is made of others
-        place = "?" + "&".join(f"{key}={normal(value)}" for key, value in sorted(address.options.items()))
+        inner = {key: normal(value) for key, value in sorted(address.options.items()) if "://" in value}
+        place = "?" + "&".join(f"{key}={value}" for key, value in inner.items())
     else:
         place = os.path.realpath(address.path)
     return f"{address.scheme}://{place}#{address.collection or DEFAULT_COLLECTION}"

@@ -30,12 +30,16 @@ class OnDuplicate(StrEnum):
 
 
 class Twins:
-    """Finds the record that is the same picture, in the collection or before in a batch."""
+    """Finds the record that is the same picture, in the collection or before in a batch.
+
+    Raises:
+        Unsupported: the vectors are not compared by cosine, or there are no tokens to verify with.
+    """
 
     def __init__(self, collection: Collection, using: str, near: Near, action: OnDuplicate) -> None:
-        self.action = action
+        self.skips = action is OnDuplicate.SKIP
         self._collection, self._using, self._near = collection, using, near
-        self._judge = judge_of(near, collection)
+        self._judge = judge_of(near, collection, using)
 
     def of(self, batch: Batch) -> Mapping[str, str]:
         """The ids of those that have a twin, and which. A twin has none itself, so that one of each picture stays."""
@@ -60,7 +64,7 @@ class Twins:
         """What is to be written: without those that have a twin, or with its id in their payload."""
         if not twins:
             return batch
-        if self.action is OnDuplicate.SKIP:
+        if self.skips:
             return batch.take([row for row, record in enumerate(batch.ids) if record not in twins])
         payloads = [
             _with(payload, twins.get(record)) for record, payload in zip(batch.ids, batch.payloads or (), strict=True)

@@ -24,9 +24,6 @@ _FLOAT32 = np.dtype(np.float32)
 _ROUNDING = 2.0**-22
 """How far the square of a normalized float32 vector may be from 1: dividing again would not bring it closer."""
 
-_ROUNDING_16 = 2.0**-10
-"""The same once it is rounded to float16, which moves each value by a part in 2^11 at most."""
-
 
 def checked_query(values: Any, vector: Vector) -> NDArray[np.float32]:
     """One query ``[dim]`` as float32 ``[1, dim]``: finite, of the right width, normalized for cosine."""
@@ -74,8 +71,6 @@ def checked_vectors(
         _refuse_rows(needed, f"vector {vector.name!r} is zero, which has no cosine", ids)
         squares[zero] = 1.0
         far = np.abs(squares - 1.0) > _ROUNDING  # row by row: what is stored must not depend on who else is in a batch
-        if vector.dtype == "float16" and ids is not None:
-            far &= ~_narrowed(matrix, squares)
         if far.any():
             matrix[far] = wide[far] / np.sqrt(squares[far])[:, None]
     if vector.dtype == "float16" and ids is not None:
@@ -83,15 +78,6 @@ def checked_vectors(
             matrix = matrix.astype(np.float16).astype(np.float32)
         _refuse_rows(~np.isfinite(matrix).all(axis=1), f"vector {vector.name!r} overflows float16", ids)
     return matrix
-
-
-def _narrowed(matrix: NDArray[np.float32], squares: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Bool ``[n]``: rows that were normalized and then rounded to float16. They stay as they are when they are written
-    again, as in a copy, since normalizing them anew would move them by the last bit.
-    """
-    with np.errstate(over="ignore"):
-        exact: NDArray[np.bool_] = (matrix.astype(np.float16).astype(np.float32) == matrix).all(axis=1)
-    return exact & (np.abs(squares - 1.0) <= _ROUNDING_16)
 
 
 def _width(vector: Vector, array: NDArray[Any]) -> InvalidRecord:

@@ -200,7 +200,9 @@ def calibrate(
         StoreError: the store failed.
     """
     if (label is None) == (not copies):
-        raise ConfigError("calibrate by label=FIELD, or by copies=True where nobody says what matches")
+        raise ConfigError(
+            "calibrate by label=FIELD (--label), or by copies=True (--copies) where nobody says what matches"
+        )
     if candidates < 2 or limit < 1:
         raise ConfigError(f"candidates is {candidates}, limit {limit}: 2 and 1 at least")
     folder = None if output is None else _free(Path(output).expanduser(), rerank)

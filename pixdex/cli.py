@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from pixdex._cli_adopt import adopt, attach
 from pixdex._cli_calibrate import calibrate
 from pixdex._cli_copy import copy, export, import_file
 from pixdex._cli_dedup import dedup
@@ -68,8 +69,6 @@ from pixdex._printing import (
     print_hits,
     print_json,
     print_outcomes,
-    print_proposal,
-    proposed,
     write_page,
 )
 from pixdex._shell import STOPPED, Told, check_there, encoded, loaded, open_index, show_report
@@ -95,20 +94,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(copy)
-app.command()(export)
-app.command("import")(import_file)
-app.command("eval")(evaluate)
-app.command("calibrate")(calibrate)
-app.command("explain")(explain)
-app.command("journal")(journal)
-app.command("doctor")(doctor)
-app.command("dedup")(dedup)
-app.command("reindex")(reindex)
-app.command("rollback")(rollback)
-app.command("alias")(alias)
-app.add_typer(encoders, name="encoders")
-app.add_typer(train, name="train")
 
 
 def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it
@@ -403,71 +388,6 @@ def verify(url: Url, *, json: Json = False) -> None:
 
 
 @app.command()
-def adopt(
-    url: Url,
-    *,
-    encoder: Annotated[
-        str | None, typer.Option("--encoder", "-e", help="The encoder that made the vector, on your word.")
-    ] = None,
-    vector: Annotated[str | None, typer.Option(help="Which vector that is, by the store's name.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Forget that the collection was adopted.")] = False,
-    json: Json = False,
-) -> None:
-    """Open a collection that another tool made: look at it, propose, and register it. No record is touched."""
-    from pixdex import adopting, encoders
-    from pixdex.connectors import connect
-
-    connector, name = connect(url)
-    try:
-        if undo:
-            adopting.release(connector, name)
-            typer.echo(f"{name} is no longer adopted; vectors that were attached stay", err=True)
-            return
-        loaded = None if encoder is None else encoders.load(encoder)
-        proposal = adopting.propose(connector, name, encoder=loaded, vector=vector)
-        if json:
-            print_json(proposed(proposal))
-        else:
-            print_proposal(proposal)
-        if yes or (not json and typer.confirm("Register it so? No record is touched.", err=True)):
-            adopting.adopt(connector, proposal)
-            typer.echo(f"adopted {name}", err=True)
-    finally:
-        connector.close()
-
-
-@app.command()
-def attach(
-    url: Url,
-    *,
-    encoder: Annotated[str, typer.Option("--encoder", "-e", help="Encoder reference.")] = "mini",
-    images: Annotated[str, typer.Option(metavar="FIELD", help="The key that holds the path of a picture.")],
-    root: Annotated[Path | None, typer.Option(help="What relative paths are relative to.")] = None,
-    where: Where = None,
-    again: Annotated[bool, typer.Option("--again", help="Encode also what has a vector already.")] = False,
-    json: Json = False,
-) -> None:
-    """Give the records of an adopted collection an image vector, by the pictures that a field of theirs names."""
-    from pixdex import adopting, encoders
-    from pixdex._progress import following
-    from pixdex.connectors import connect
-    from pixdex.filters import parse
-
-    chosen = None if where is None else parse(where)
-    loaded = encoders.load(encoder)
-    connector, name = connect(url)
-    try:
-        with following(None) as progress:
-            report = adopting.attach(
-                connector, name, loaded, images=images, root=root, where=chosen, again=again, progress=progress
-            )
-    finally:
-        connector.close()
-    show_report(report, as_json=json)
-
-
-@app.command()
 def stores() -> None:
     """List the stores that an address can name."""
     from pixdex.connectors import available
@@ -486,6 +406,25 @@ def demo(
     from pixdex.demo import run
 
     print_outcomes(run(folder, encoder=encoder), folder / "hits.html")
+
+
+# Those of other modules come after, as they do in the help.
+app.command()(copy)
+app.command()(export)
+app.command("import")(import_file)
+app.command("eval")(evaluate)
+app.command("calibrate")(calibrate)
+app.command("explain")(explain)
+app.command("journal")(journal)
+app.command("doctor")(doctor)
+app.command("dedup")(dedup)
+app.command("reindex")(reindex)
+app.command("rollback")(rollback)
+app.command("alias")(alias)
+app.command()(adopt)
+app.command()(attach)
+app.add_typer(encoders, name="encoders")
+app.add_typer(train, name="train")
 
 
 def _what_stays() -> str:

@@ -19,7 +19,7 @@ from pixdex._linkage import Pairs
 from pixdex.errors import ConfigError, FingerprintMismatch, MissingDependency, Unsupported
 from pixdex.fields import IMAGE
 from pixdex.rerankers.port import Candidate, Query
-from pixdex.rerankers.references import load
+from pixdex.rerankers.references import for_tokens, load
 from pixdex.types import Batch, Hit, Metric, Want
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ def usual(collection: Collection) -> Near:
     """What fits a collection: with tokens that a reranker of pixdex takes, pairs verified by that; else vectors alone."""
     try:
         if collection.spec.tokens is not None:
-            reranker = load(_VERIFIES)
-            reranker.check(collection.spec.tokens)  # type: ignore[attr-defined]
+            reranker = for_tokens(load(_VERIFIES), collection.spec.tokens)
             return Near(cosine=_WORTH_A_LOOK, verify=reranker, at_least=_LIKELY, k=_ASKED)
     except (FingerprintMismatch, MissingDependency):
         pass
@@ -166,18 +165,18 @@ def find_duplicates(
         FingerprintMismatch: the reranker was trained for tokens of another encoder.
         ConfigError: what verifies gives no probabilities.
     """
-    if collection.spec.vector(using).metric is not Metric.COSINE:
-        raise Unsupported(f"duplicates are found by cosine, which vector {using!r} is not compared by")
     began = time.monotonic()
-    judge = judge_of(near, collection)
+    judge = judge_of(near, collection, using)
     total = collection.count(where)
+    unseen = _unseen(near)
     pairs = Pairs()
     asked = 0
     want = Want(payload=False, vectors=(using,), tokens=near.verify is not None)
     for page in collection.scan(where=where, want=want, size=_PAGE):
         tokens = page.batch.tokens or (None,) * len(page.batch)
         for row, hits in neighbours(collection, page.batch, near, using, where):
-            pairs.hear(page.batch.ids[row], judge(tokens[row], hits, {}))
+            said = judge(tokens[row], hits, {})
+            pairs.hear(page.batch.ids[row], [one for one in said if one[1] > unseen])  # others count as unseen anyway
         asked += len(page.batch)
         if progress is not None:
             progress(asked, max(asked, total))
@@ -226,13 +225,15 @@ def neighbours(
         yield row, [hit for hit in hits if hit.id != batch.ids[row]]
 
 
-def judge_of(near: Near, collection: Collection) -> Judge:
-    """What says who is the same picture.
+def judge_of(near: Near, collection: Collection, using: str) -> Judge:
+    """What says who is the same picture, of those that are near by the vector ``using``.
 
     Raises:
-        Unsupported: there are no tokens to verify with.
+        Unsupported: the vectors are not compared by cosine, or there are no tokens to verify with.
         FingerprintMismatch: the reranker was trained for tokens of another encoder.
     """
+    if collection.spec.vector(using).metric is not Metric.COSINE:
+        raise Unsupported(f"duplicates are found by cosine, which vector {using!r} is not compared by")
     if near.verify is None:
         return lambda _, hits, __: [(h.id, h.score - near.cosine) for h in hits[: near.k] if h.score >= near.cosine]
     reranker = load(near.verify) if isinstance(near.verify, str) else near.verify
@@ -241,10 +242,7 @@ def judge_of(near: Near, collection: Collection) -> Judge:
         raise Unsupported(
             "this collection keeps no tokens to verify with: find duplicates by vectors alone, with a higher cosine"
         )
-    check = getattr(reranker, "check", None)
-    if check is not None:
-        check(tokens)
-    return _Verifier(reranker, collection, near)
+    return _Verifier(for_tokens(reranker, tokens), collection, near)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -285,10 +283,14 @@ def _log_odds(probability: float, at_least: float) -> float:
 # --- groups ------------------------------------------------------------------------------------------
 
 
+def _unseen(near: Near) -> float:
+    """What a pair weighs that nobody spoke of: for cosines as far below the bar as the same picture is above it."""
+    return -_UNSEEN if near.verify is not None else near.cosine - 1
+
+
 def _groups(collection: Collection, pairs: Pairs, near: Near, keep: Keep) -> tuple[Group, ...]:
     """What belongs together, with what is to be kept of it."""
-    unseen = -_UNSEEN if near.verify is not None else near.cosine - 1  # as far below as the same picture is above
-    sets = pairs.sets(unseen)
+    sets = pairs.sets(_unseen(near))
     payloads: dict[str, Payload] = {}
     ids = [record for some in sets for record in some]
     for start in range(0, len(ids), _FETCHED):

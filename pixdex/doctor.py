@@ -22,6 +22,7 @@ from pixdex.errors import InvalidImage, NotFound, PixdexError, StoreError, Unsup
 from pixdex.fields import CONTENT, IMAGE
 from pixdex.filters import F
 from pixdex.report import Status
+from pixdex.scores import similarities
 from pixdex.types import Batch, Tuning, Want
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ __all__ = ["Check", "Diagnosis", "State", "diagnose"]
 _ENOUGH = 0.95
 """The share of the exact hits that an index is expected to find."""
 _K = 10
+_ROUNDING = 0.02
+"""How far a score of a vector with itself may be off, in proportion above 1: stores may keep vectors narrowly."""
 _COUNTED = 200_000
 """Collections up to that many records are counted by reading all their ids."""
 _MOST_BEHIND = 1.0
@@ -134,7 +137,10 @@ def _there(connector: Connector, error: PixdexError) -> list[Check]:
     """What there is instead of a collection that is missing."""
     if not isinstance(error, NotFound):
         return []
-    names = ", ".join(connector.names(timeout=30)) or "none"
+    try:
+        names = ", ".join(connector.names(timeout=30)) or "none"
+    except PixdexError as other:
+        return [_ill("collections", other)]
     return [Check("collections", State.NOTE, f"the store has {names}")]
 
 
@@ -222,11 +228,13 @@ class _Examination:
             self._take(self._collection.scan(want=self._everything, size=1000), pages=20)
             return Check("records", State.WELL, f"{self._count} by the store's count; too many to read all")
         seen = self._take(self._collection.scan(want=self._everything, size=1000), pages=None)
+        now = self._collection.count()
+        if now != self._count:
+            what = f"{self._count} at first, {now} when {seen} were read: it is being written to"
+            return Check("records", State.NOTE, what, "look again when nobody writes")
         if seen != self._count:
             what = f"the store counts {self._count} records, reading them all finds {seen}"
-            return Check(
-                "records", State.ILL, what, "nobody writing meanwhile: verify the store, or copy what is there"
-            )
+            return Check("records", State.ILL, what, "verify the store, or copy what is there")
         return Check("records", State.WELL, f"{seen}, counted and read")
 
     @property
@@ -276,6 +284,17 @@ class _Examination:
         exact = self._collection.search(
             queries, k=_K, using=vector.name, tuning=Tuning(exact=True), want=Want(payload=False)
         )
+        ids = [self._sample.ids[row] for row in rows.tolist()]
+        lost = self._still_there(
+            [
+                record
+                for record, query, hits in zip(ids, queries, exact, strict=True)
+                if not _found_itself(record, similarities(vector.metric, query[None], query[None]).item(), hits)
+            ]
+        )
+        if lost:
+            what = f"{len(lost)} of {len(ids)} records are not found by their own vectors, such as {lost[0]!r}"
+            return Check("recall", State.ILL, what, "have the store build its index anew, or copy to a new collection")
         shares = [_share_found(mine, true) for mine, true in zip(found, exact, strict=True)]
         self.recall = recall = float(np.mean(shares))
         median = float(np.median(seconds))
@@ -286,6 +305,10 @@ class _Examination:
         if median > _MOST_BEHIND:
             return Check("recall", State.NOTE, what, "searches are slow: the store may be busy, or build an index")
         return Check("recall", State.WELL, what)
+
+    def _still_there(self, ids: Sequence[str]) -> list[str]:
+        """Those that nobody removed since they were read."""
+        return list(self._collection.fetch(ids, want=Want(payload=False)).ids) if ids else []
 
     def _filters(self) -> Check:
         """A record is among those that have its value."""
@@ -298,7 +321,7 @@ class _Examination:
             tried += 1
             where = (F[name] == value) & F.ids([record])
             try:
-                if self._collection.count(where) != 1:
+                if self._collection.count(where) != 1 and self._still_there([record]):
                     wrong.append(f"{name} == {value!r} does not find {record!r}")
             except Unsupported:
                 tried -= 1
@@ -363,6 +386,15 @@ class _Examination:
                 "files", State.ILL, f"{len(findings)} findings, the first: {first.place}: {first.what}", first.remedy
             )
         return Check("files", State.WELL, "everything is as its checksums say")
+
+
+def _found_itself(record: str, own: float, exact: Sequence[Any]) -> bool:
+    """Whether the hits by a record's own vector have it, with the score that it has with itself, or as many that score as much."""
+    bar = own - _ROUNDING * max(1.0, abs(own))
+    mine = next((hit for hit in exact if hit.id == record), None)
+    if mine is not None:
+        return bool(abs(mine.score - own) <= own - bar)
+    return len(exact) == _K and bool(exact[-1].score >= bar)
 
 
 def _share_found(found: Sequence[Any], exact: Sequence[Any]) -> float:

@@ -21,6 +21,7 @@ from pixdex.pictures import as_path, is_picture, load_picture, names_file, shown
 from pixdex.rerankers.calibrated import Calibrated, uncalibrated
 from pixdex.rerankers.maxsim import MaxSim
 from pixdex.rerankers.port import Candidate, Query
+from pixdex.rerankers.references import for_tokens
 from pixdex.scores import similarities
 from pixdex.types import Hit, Want
 
@@ -176,15 +177,15 @@ def explained(
     record = hit if isinstance(hit, str) else hit.id
     if encoder.token_spec is None:
         raise Unsupported(f"encoder {encoder.name!r} makes no tokens, which are what is explained by")
+    collection.require_tokens(encoder.token_spec)
+    reranker = for_tokens(reranker, encoder.token_spec)
     if not callable(getattr(reranker, "correspondences", None)):
         raise Unsupported(
             f"reranker {reranker.name!r} does not say which regions correspond: explain with {', '.join(EXPLAINING)}"
         )
-    collection.require_tokens(encoder.token_spec)
-    for name, given in (("check", encoder.token_spec), ("check_vector", collection.spec.vector(IMAGE))):
-        check = getattr(reranker, name, None)
-        if check is not None:
-            check(given)
+    check = getattr(reranker, "check_vector", None)
+    if check is not None:
+        check(collection.spec.vector(IMAGE))
     found = _of_record(record, collection, encoder, decoding)
     asked = (
         _of_record(query, collection, encoder, decoding)

@@ -16,9 +16,9 @@ from pixdex._captions import vector_of
 from pixdex._eval_fusing import Sought
 from pixdex._eval_queries import candidates
 from pixdex._eval_running import Plan, Side
-from pixdex.errors import Unsupported
+from pixdex.errors import ConfigError, Unsupported
 from pixdex.fields import IMAGE, TEXT
-from pixdex.fusion import Method
+from pixdex.fusion import Method, method_named
 from pixdex.pictures import Picture
 from pixdex.types import Tuning
 from pixdex.weighing import Choice, Fitted, fit_weights
@@ -78,6 +78,9 @@ def fit_fusion(
         StoreError: the store failed.
     """
     sought = evidence if isinstance(evidence, Sought) else Sought(names=tuple(evidence))
+    ways = [method_named(method) for method in methods]  # before a search that would be for nothing
+    if not ways:
+        raise ConfigError(f"methods: one or more of {', '.join(Method)}")
     plan = Plan(
         label=label,
         where=where,
@@ -115,7 +118,7 @@ def fit_fusion(
                 tuning=tuning,
                 count=count,
             )
-    return fit_weights(trials, methods=methods, folds=folds, seed=seed)
+    return fit_weights(trials, methods=ways, folds=folds, seed=seed)
 
 
 def _words(index: indexes.ImageIndex) -> tuple[trying.Words, str]:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from numbers import Real
 from typing import TYPE_CHECKING, TypeAlias
 
 from pixdex.errors import ConfigError
@@ -180,8 +181,8 @@ def checked_weights(weights: Weights, names: Iterable[str]) -> dict[str, float]:
     for name, weight in given.items():
         if name not in known:
             raise ConfigError(f"a weight for {name!r}, which nothing was searched by; there is {', '.join(known)}")
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ConfigError(f"the weight of {name!r} is {weight}: 0 or more")
+        if not (isinstance(weight, Real) and math.isfinite(weight) and weight >= 0):
+            raise ConfigError(f"the weight of {name!r} is {weight!r}: a number, 0 or more")
     return {name: float(given.get(name, 1.0)) for name in known}
 
 

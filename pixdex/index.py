@@ -21,7 +21,7 @@ from pixdex._following import following_alias
 from pixdex._info import Info, describe, of_collection
 from pixdex._names import check_collection
 from pixdex._progress import following
-from pixdex._searching import Evidence, Joining, found
+from pixdex._searching import Evidence, Joining, found, moment_of, place_of
 from pixdex.collection import Collection
 from pixdex.connectors import connect
 from pixdex.encoders.decoding import PATIENCE, Decoding
@@ -31,7 +31,7 @@ from pixdex.fields import AUTOMATIC, IMAGE, check_user_fields, declared, infer, 
 from pixdex.filters import Filter
 from pixdex.fusion import Method, Moment, Place, method_named
 from pixdex.ingest import ingest
-from pixdex.jobs import Job, journal_for, only_failed, remove_gone, synced, twins_for
+from pixdex.jobs import Job, journal_for, not_tried, only_failed, remove_gone, synced, twins_for
 from pixdex.pictures import NO_PICTURE, Item, Picture, is_picture, several
 from pixdex.report import Progress, Report
 from pixdex.sources import Options, Origin, Source, Sources
@@ -321,8 +321,12 @@ class ImageIndex:
                     max_failures=None if job is None else job.max_failures,
                     twins=twins_for(job, self.collection),
                 )
-            if journal is not None and folders:
-                report = replace(report, removed=remove_gone(self.collection, journal, folders))
+                if journal is not None and job is not None and job.retry_failed:
+                    report = replace(report, notices=(*report.notices, *not_tried(journal)))
+                if journal is not None and folders:
+                    report = replace(report, removed=remove_gone(self.collection, journal, folders))
+                    if follow is not None and report.removed:
+                        follow(report)
         return settled(self.collection, report, progress)
 
     def _known(self, pictures: Iterable[Picture], sources: Sources, ids: Sequence[str] | None) -> Sequence[Source]:
@@ -494,8 +498,8 @@ class ImageIndex:
             InvalidImage: the query is not a usable picture.
             Unsupported: the collection or the query has no tokens to rerank with; there are no captions and the encoder knows no
                 texts.
-            ConfigError: nothing to search for, a weight for what is not searched by, no such method, a field that is not
-                declared as a place or time.
+            ConfigError: nothing to search for, a weight for what is not searched by, no such method or reranker, a field that is
+                not declared as a place or time, a number out of its range.
         """
         if k < 1:
             raise ConfigError(f"k is {k}: ask for at least 1")
@@ -504,8 +508,8 @@ class ImageIndex:
             text=text,
             more=more_like,
             less=less_like,
-            near=near if near is None or isinstance(near, Place) else Place(*near),
-            at=at if at is None or isinstance(at, Moment) else Moment(at),
+            near=place_of(near),
+            at=moment_of(at),
         )
         return found(
             evidence,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -280,13 +280,16 @@ def _size(picture: Any) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """An item with its content hash and the payload it is to have, automatic fields still missing."""
+    """An item with its content hash and the payload it is to have, automatic fields still missing; whether there is a record of
+    its id, which it replaces.
+    """
 
     id: str
     item: Item
     content: str
     payload: Payload
     hashed: _Hashed
+    there: bool = False
 
     def entry(self, status: Status, reason: str | None = None) -> Entry:
         """Its row in the journal."""
@@ -388,14 +391,15 @@ class _Pipeline:
     def _write(
         self, reused: Sequence[tuple[_Seen, Batch]], new: Sequence[_Seen], encoded: Future[Encoded], done: _Done
     ) -> None:
+        there = {one.id for one in (*new, *(one for one, _ in reused)) if one.there}
         if reused:
             copies = {one.id: record.ids[0] for one, record in reused if record.ids[0] != one.id}
-            left_out = self._upsert(self._copies(reused), copies)
+            left_out = self._upsert(self._copies(reused), copies, there)
             done.take([_entry(one, Status.REUSED, left_out) for one, _ in reused])
         made = encoded.result()
         bad = {row.id: row.reason for row in made.unusable}
         twins = {} if self._twins is None or not len(made.batch) else self._twins.of(made.batch)
-        left_out = self._upsert(made.batch, twins)
+        left_out = self._upsert(made.batch, twins, there)
         done.take(
             [
                 one.entry(Status.FAILED, bad[one.id]) if one.id in bad else _entry(one, Status.ADDED, left_out)
@@ -403,9 +407,13 @@ class _Pipeline:
             ]
         )
 
-    def _upsert(self, batch: Batch, twins: Mapping[str, str]) -> Mapping[str, str]:
-        """Write records, those that have a twin as is asked for; which were left out, and whose twins they are."""
+    def _upsert(self, batch: Batch, twins: Mapping[str, str], there: Container[str]) -> Mapping[str, str]:
+        """Write records, those that have a twin as is asked for; which were left out, and whose twins they are. A record that is
+        ``there`` is never left as it was, which its picture is not any more.
+        """
         if self._twins is not None:
+            if self._twins.skips:
+                twins = {record: twin for record, twin in twins.items() if record not in there}
             batch = self._twins.tagged(batch, twins)
         if len(batch):
             self._collection.upsert(batch if self._captions is None else self._captions.written(batch))
@@ -454,7 +462,7 @@ class _Pipeline:
                 found.append(one.entry(Status.UNCHANGED))
             else:
                 kept = users_own((stored.payloads or ())[row])
-                changed.append(replace(one, payload={**kept, **one.payload}))
+                changed.append(replace(one, payload={**kept, **one.payload}, there=True))
         return changed
 
     def _holds(self, stored: Batch, row: int, payload: Payload) -> bool:

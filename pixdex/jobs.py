@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixdex._twins import OnDuplicate, Twins
+from pixdex._twins import DUPLICATE_OF, OnDuplicate, Twins
 from pixdex.dedup import Near, usual
 from pixdex.errors import ConfigError
 from pixdex.fields import IMAGE
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from pixdex.journal import Journal
     from pixdex.pictures import Item
     from pixdex.sources import Source
+    from pixdex.types import Payload
 
-__all__ = ["Job", "journal_for", "only_failed", "remove_gone", "synced", "twins_for"]
+__all__ = ["Job", "journal_for", "not_tried", "only_failed", "remove_gone", "synced", "twins_for"]
+
+_PIECE = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +96,22 @@ def only_failed(items: Iterable[Item | None], journal: Journal) -> Iterator[Item
     return (item for item in items if item is not None and item.id in failed)
 
 
+def not_tried(journal: Journal) -> list[str]:
+    """What is to be said of pictures that failed before and were not come by when those were to be tried again."""
+    left = 0
+    example = ""
+    rows = journal.entries(Status.FAILED)
+    while page := {entry.id: entry.label for entry in islice(rows, _PIECE)}:
+        missed = sorted(page.keys() - journal.seen(page))
+        left += len(missed)
+        example = example or next((page[record] for record in missed), "")
+    said = (
+        f"{left} pictures that failed before are not among these, such as {example}: give the folders and the source as they were "
+        "given then; of files that are gone, sync takes note"
+    )
+    return [said] if left else []
+
+
 def synced(known: Sequence[Source]) -> list[tuple[str, Path]]:
     """The folders that are kept in step: the name that ids start with, and the folder.
 
@@ -109,24 +129,58 @@ def synced(known: Sequence[Source]) -> list[tuple[str, Path]]:
 def remove_gone(collection: Collection, journal: Journal, folders: Sequence[tuple[str, Path]]) -> int:
     """Remove the records of files that this run has not come by and that are not there any more; how many.
 
-    A file that cannot be looked at, in a folder that lets nobody in or on a drive that fails, stays; so does what has another id
-    than its path, which is too long or not text.
+    A file that cannot be looked at, in a folder that lets nobody in or on a drive that fails, stays; so does a record that has such
+    an id but was not added from such a file, and what has another id than its path, which is too long or not text.
     """
-    gone: dict[str, str] = {}
-    for page in collection.scan(want=Want(payload=False)):
-        theirs = {record: path for record in page.batch.ids for path in _path_of(record, folders)}
-        for record in theirs.keys() - journal.seen(theirs):
-            if _is_gone(theirs[record]):
-                gone[record] = str(theirs[record])
+    gone: set[str] = set()
+    twins: dict[str, str] = {}
+    for page in collection.scan():
+        payloads = dict(zip(page.batch.ids, page.batch.payloads or (), strict=True))
+        gone.update(r for r in _unseen(payloads, journal, folders) if _added_from_its_file(r, payloads[r]))
+        twins |= {r: twin for r, p in payloads.items() if isinstance(twin := p.get(DUPLICATE_OF), str)}
     if gone:
-        collection.delete(list(gone))
+        _untag(collection, [record for record, twin in twins.items() if twin in gone and record not in gone])
+        collection.delete(sorted(gone))
         collection.flush()
-    failed = {
-        e.id: e.label for e in journal.entries(Status.FAILED) for path in _path_of(e.id, folders) if _is_gone(path)
-    }
-    rows = {**gone, **failed}
-    journal.record([Entry(id=record, label=path, status=Status.REMOVED) for record, path in rows.items()])
+    _forget_gone(collection, journal, folders)
     return len(gone)
+
+
+def _unseen(ids: Iterable[str], journal: Journal, folders: Sequence[tuple[str, Path]]) -> list[str]:
+    """Those that stand for files of the folders that are gone, and were not come by."""
+    theirs = {record: path for record in ids for path in _path_of(record, folders)}
+    seen = journal.seen(theirs)
+    return [record for record, path in theirs.items() if record not in seen and _is_gone(path)]
+
+
+def _added_from_its_file(record: str, payload: Payload) -> bool:
+    """Whether a record says that it was added from the file its id stands for: ids of the user's own may look like such."""
+    path, relative = payload.get("path"), Path(record.partition("/")[2]).parts
+    return isinstance(path, str) and Path(path).parts[-len(relative) :] == relative
+
+
+def _untag(collection: Collection, ids: Sequence[str]) -> None:
+    """These are no duplicates any more: what they were like is removed, and they may be all there is of a picture that moved."""
+    spec = collection.spec
+    everything = Want(vectors=tuple(v.name for v in spec.vectors), tokens=spec.tokens is not None)
+    for start in range(0, len(ids), _PIECE):
+        batch = collection.fetch(ids[start : start + _PIECE], want=everything)
+        payloads = [{name: v for name, v in p.items() if name != DUPLICATE_OF} for p in batch.payloads or ()]
+        collection.upsert(replace(batch, payloads=tuple(payloads)))
+
+
+def _forget_gone(collection: Collection, journal: Journal, folders: Sequence[tuple[str, Path]]) -> None:
+    """Rows of files that are gone say so, where there is no record of them: it was removed now, by a run that was killed, or
+    never made.
+    """
+    rows = journal.entries(*(status for status in Status if status is not Status.REMOVED))
+    while page := list(islice(rows, _PIECE)):
+        labels = {entry.id: entry.label for entry in page}
+        ids = _unseen(labels, journal, folders)
+        there = set(collection.fetch(ids, want=Want(payload=False)).ids) if ids else set()
+        journal.record(
+            [Entry(id=record, label=labels[record], status=Status.REMOVED) for record in ids if record not in there]
+        )
 
 
 def _path_of(record: str, folders: Sequence[tuple[str, Path]]) -> Iterator[Path]:

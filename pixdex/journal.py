@@ -24,14 +24,14 @@ from pixdex.report import Entry, Stamp, Status
 
 __all__ = ["Journal", "counts", "journal_of", "read"]
 
-_VERSION = 1
+_VERSION = 2
 _RACY_NS = 2_000_000_000
 """A file that was changed so shortly before it was hashed may have been changed again within the clock's grain."""
 _PAGE = 1000
 _SCHEMA = """
 CREATE TABLE pictures (
     id TEXT PRIMARY KEY, label TEXT NOT NULL, status TEXT NOT NULL, reason TEXT, content TEXT, size INTEGER,
-    mtime_ns INTEGER, ctime_ns INTEGER, how TEXT, run INTEGER NOT NULL, attempts INTEGER NOT NULL, at REAL NOT NULL
+    mtime_ns INTEGER, ctime_ns INTEGER, inode INTEGER, how TEXT, run INTEGER NOT NULL, attempts INTEGER NOT NULL, at REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX pictures_status ON pictures (status);
 CREATE TABLE runs (run INTEGER PRIMARY KEY, encoder TEXT NOT NULL, begun REAL NOT NULL, ended REAL);
@@ -52,6 +52,7 @@ class Journal:
         StoreLocked: another process adds to this collection.
         ConfigError: the file is no journal, or of a newer pixdex.
         StoreFull: no room for it.
+        StoreError: it cannot be written for another reason.
     """
 
     def __init__(self, file: Path, *, encoder: str, how: str = "") -> None:
@@ -89,8 +90,9 @@ class Journal:
             return None
         with self._mutex:
             row = self._db.execute(
-                "SELECT content, at FROM pictures WHERE id = ? AND how = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?",
-                (record, self._how, stamp.size, stamp.mtime_ns, stamp.ctime_ns),
+                "SELECT content, at FROM pictures WHERE id = ? AND how = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?"
+                " AND inode = ?",
+                (record, self._how, stamp.size, stamp.mtime_ns, stamp.ctime_ns, stamp.inode),
             ).fetchone()
         if row is None or row[0] is None:
             return None
@@ -103,7 +105,7 @@ class Journal:
         rows = []
         for entry in entries:
             stamp = entry.stamp
-            marks = (None, None, None) if stamp is None else (stamp.size, stamp.mtime_ns, stamp.ctime_ns)
+            marks = (None,) * 4 if stamp is None else (stamp.size, stamp.mtime_ns, stamp.ctime_ns, stamp.inode)
             rows.append(
                 (
                     entry.id,
@@ -119,12 +121,12 @@ class Journal:
             )
         with self._writing() as db:
             db.executemany(
-                "INSERT INTO pictures (id, label, status, reason, content, size, mtime_ns, ctime_ns, how, run, at, attempts)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (id) DO UPDATE SET label = excluded.label,"
+                "INSERT INTO pictures (id, label, status, reason, content, size, mtime_ns, ctime_ns, inode, how, run, at, attempts)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (id) DO UPDATE SET label = excluded.label,"
                 " attempts = CASE WHEN status = 'failed' AND excluded.status = 'failed' THEN attempts + 1 ELSE 1 END, status = excluded.status,"
                 " reason = excluded.reason, content = excluded.content, size = excluded.size,"
-                " mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, how = excluded.how, run = excluded.run,"
-                " at = excluded.at",
+                " mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, inode = excluded.inode, how = excluded.how,"
+                " run = excluded.run, at = excluded.at",
                 rows,
             )
 
@@ -153,12 +155,7 @@ class Journal:
                 with self._db:
                     yield self._db
             except sqlite3.OperationalError as error:
-                if "full" in str(error) or "disk I/O" in str(error):
-                    raise StoreFull(
-                        f"the journal {self.file} cannot be written ({error}): make room, or let PIXDEX_STATE name "
-                        "another folder; what was added before is in the collection, and the same command goes on"
-                    ) from error
-                raise StoreError(f"the journal {self.file} cannot be written: {error}") from error
+                raise _unwritable(self.file, error) from error
 
 
 def counts(file: Path) -> Mapping[Status, int]:
@@ -190,24 +187,33 @@ def _entries(db: sqlite3.Connection, statuses: Sequence[Status]) -> Iterator[Ent
     after = ""
     while True:  # page by page, so that rows may be written meanwhile
         rows = db.execute(
-            "SELECT id, label, status, reason, content, size, mtime_ns, ctime_ns, attempts, at FROM pictures"  # noqa: S608
+            "SELECT id, label, status, reason, content, size, mtime_ns, ctime_ns, inode, attempts, at FROM pictures"  # noqa: S608
             f" WHERE status IN ({marks}) AND id > ? ORDER BY id LIMIT {_PAGE}",
             (*wanted, after),
         ).fetchall()
-        for record, label, status, reason, content, size, mtime, ctime, attempts, at in rows:
+        for record, label, status, reason, content, size, mtime, ctime, inode, attempts, at in rows:
             yield Entry(
                 id=record,
                 label=label,
                 status=Status(status),
                 reason=reason,
                 content=content,
-                stamp=None if size is None else Stamp(size, mtime, ctime),
+                stamp=None if size is None else Stamp(size, mtime, ctime, inode or 0),
                 attempts=attempts,
                 at=at,
             )
         if len(rows) < _PAGE:
             return
         after = rows[-1][0]
+
+
+def _unwritable(file: Path, error: sqlite3.OperationalError) -> StoreError:
+    if "full" in str(error) or "disk I/O" in str(error):
+        return StoreFull(
+            f"the journal {file} cannot be written ({error}): make room, or let PIXDEX_STATE name another folder; what was "
+            "added before is in the collection, and the same command goes on"
+        )
+    return StoreError(f"the journal {file} cannot be written: {error}")
 
 
 def _opened(file: Path) -> sqlite3.Connection:
@@ -219,7 +225,16 @@ def _opened(file: Path) -> sqlite3.Connection:
         if version == 0:
             with db:
                 db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        elif version == 1:
+            with db:
+                db.executescript(
+                    f"BEGIN; ALTER TABLE pictures ADD COLUMN inode INTEGER; PRAGMA user_version = {_VERSION}; COMMIT;"
+                )
         os.chmod(file, 0o600)  # noqa: PTH101 - paths of pictures are the owner's own
+    except (
+        sqlite3.OperationalError
+    ) as error:  # full, locked, or may not be written: there is nothing wrong with what it holds
+        raise _unwritable(file, error) from error
     except sqlite3.DatabaseError as error:
         raise ConfigError(
             f"{file} is not a journal that can be read ({error}): remove it; nothing is lost but the reasons of failures"

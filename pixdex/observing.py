@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["JsonLines", "Telemetry", "log_to", "logged", "several"]
 
+_BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
+"""Seconds: the buckets that the conventions advise; those that are usual begin at 5."""
 _STATUSES = ("added", "reused", "unchanged", "duplicate", "removed")
 
 
@@ -97,13 +99,16 @@ class Telemetry:
         self._tracer = trace.get_tracer("pixdex", tracer_provider=tracer_provider)
         meter = metrics.get_meter("pixdex", meter_provider=meter_provider)
         self._duration = meter.create_histogram(
-            "db.client.operation.duration", unit="s", description="How long a call to the store took."
+            "db.client.operation.duration",
+            unit="s",
+            description="How long a call to the store took.",
+            explicit_bucket_boundaries_advisory=_BOUNDS,
         )
         self._retries = meter.create_counter("pixdex.retries", description="Calls to the store that were tried again.")
         self._pictures = meter.create_counter("pixdex.pictures", description="Pictures, by what became of them.")
         self._recall = meter.create_gauge("pixdex.recall", description="The share of exact hits that an index finds.")
         self._told: dict[str, int] = {}
-        self._seconds = 0.0
+        self._heard = 0.0
 
     def observe(self, attempt: Attempt) -> None:
         """The observer of a ``Policy``."""
@@ -131,11 +136,14 @@ class Telemetry:
         span.end(ended)
 
     def added(self, report: Report) -> None:
-        """A ``progress`` of ``add``, ``attach`` and the like: counts what has come since the last call."""
+        """A ``progress`` of ``add``, ``attach`` and the like: counts what has come since the last call. One job at a time: two
+        that run at once need a ``Telemetry`` each.
+        """
+        heard = time.monotonic()
         now = {status: getattr(report, status) for status in _STATUSES} | {"failed": len(report.quarantined)}
-        if report.seconds < self._seconds:  # another job has begun
+        if heard - report.seconds > self._heard:  # it began after the last call: another job
             self._told = {}
-        self._seconds = report.seconds
+        self._heard = heard
         for status, count in now.items():
             more = count - self._told.get(status, 0)
             if more > 0:

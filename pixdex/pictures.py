@@ -272,7 +272,9 @@ def stamp_of(path: Path) -> Stamp | None:
         found = path.stat()
     except OSError:
         return None
-    return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return Stamp(
+        found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino & (1 << 63) - 1
+    )  # as SQLite takes it
 
 
 def content_hash(picture: Picture, decoding: images.Decoding = _PLAIN) -> str:

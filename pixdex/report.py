@@ -38,6 +38,7 @@ class Stamp:
     size: int
     mtime_ns: int
     ctime_ns: int
+    inode: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class Entry:
         status: what became of it.
         reason: why it failed.
         content: its content hash, where it could be read.
+        stamp: how its file looked then, where it is one.
         attempts: how many runs in a row it failed in; else 1.
         at: seconds since 1970, when that was; of a file that was hashed, when its stamp was taken.
     """

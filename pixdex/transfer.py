@@ -155,6 +155,9 @@ def load(
         StoreError: the store failed; what was written stays.
     """
     found = VectorsFile.open(Path(file).expanduser())
+    if [vector.name for vector in found.spec.vectors] != [IMAGE]:
+        names = ", ".join(vector.name for vector in found.spec.vectors)
+        raise ConfigError(f"{file} holds the vectors {names}: write it to a collection with pixdex import")
     connector, name = connect(url)
     try:
         try:

@@ -13,7 +13,7 @@ import numpy as np
 
 from pixdex.types import Batch, Hit
 
-__all__ = ["Comparison", "Difference", "Shadow", "batches_differ", "counts_differ", "hits_differ"]
+__all__ = ["Comparison", "Difference", "NotCompared", "Shadow", "batches_differ", "counts_differ", "hits_differ"]
 
 _log = logging.getLogger("pixdex.connectors.mirror")
 
@@ -24,6 +24,8 @@ _WAITING = 64
 _EXAMPLES = 20
 _AGAIN = 0.1
 """Seconds after which both are asked again where they differ or the second fails: a write may have come between."""
+_PATIENCE = 30.0
+"""Seconds that whoever wants to know waits for what is being compared."""
 
 Verdict: TypeAlias = "tuple[str, float]"
 """What differs (empty: nothing), and the share of the first store's answer that the second gives too."""
@@ -44,9 +46,10 @@ class Comparison:
     Attributes:
         reads: answers compared; ``differing`` of them differed.
         overlap: the mean share of an answer's records that the second store gives too; 1 where nothing was compared.
-        skipped: reads not compared: more came than could be, or the second store can't answer such.
+        skipped: reads not compared: more came than could be, writes came between all the time, or the second store can't answer such.
         failed: reads that the second store failed to answer.
-        unwritten: records that the first store has and the second failed to take, so far; ``flush`` tries again.
+        unwritten: records whose last write the second store failed to take, so far; ``flush`` tries again. Beyond a million they are
+            counted and not remembered: ``pixdex copy`` brings these over.
         examples: the first differences.
     """
 
@@ -57,6 +60,10 @@ class Comparison:
     failed: int = 0
     unwritten: int = 0
     examples: tuple[Difference, ...] = ()
+
+
+class NotCompared(Exception):
+    """There was no moment to compare in."""
 
 
 class Shadow:
@@ -70,11 +77,11 @@ class Shadow:
         self._so_far = Comparison()
 
     def compare(self, verb: str, ask: Callable[[], Verdict], again: Callable[[], Verdict]) -> None:
-        """Have ``ask`` say what differs; if anything does, ``again`` a moment later, which counts."""
+        """Have ``ask`` say what differs; if anything does, ``again`` a moment later, which counts, unless it raises NotCompared."""
         with self._lock:
             if self._closing.is_set():
                 return
-            if len(self._waiting) >= _WAITING:
+            if self.full:
                 self._so_far = replace(self._so_far, skipped=self._so_far.skipped + 1)
                 return
             if self._pool is None:
@@ -83,20 +90,25 @@ class Shadow:
             self._waiting.add(future)
         future.add_done_callback(self._done)
 
+    @property
+    def full(self) -> bool:
+        """As much waits as may."""
+        return len(self._waiting) >= _WAITING
+
     def skip(self) -> None:
-        """A read that the second store cannot answer."""
+        """A read that is not compared."""
         with self._lock:
             self._so_far = replace(self._so_far, skipped=self._so_far.skipped + 1)
 
     def comparison(self) -> Comparison:
-        """What was compared, after all that waits for it."""
+        """What was compared, after all that waits for it, or half a minute."""
         with self._lock:
             waiting = set(self._waiting)
-        wait(waiting)
+        wait(waiting, _PATIENCE)
         return self._so_far
 
     def close(self) -> None:
-        """Compare no more; what was not begun is left out."""
+        """Compare no more; what was not begun is left out, and what was begun is not asked again."""
         self._closing.set()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
@@ -108,7 +120,12 @@ class Shadow:
     def _compared(self, verb: str, ask: Callable[[], Verdict], again: Callable[[], Verdict]) -> None:
         try:
             what, share = self._twice(ask, again)
+        except NotCompared:
+            self.skip()
+            return
         except Exception as error:  # noqa: BLE001 - the second store is on trial: whatever it raises is counted
+            if self._closing.is_set():
+                return
             _log.warning("mirror: the second store failed to answer %s: %s", verb, error)
             with self._lock:
                 self._so_far = replace(self._so_far, failed=self._so_far.failed + 1)
@@ -125,7 +142,8 @@ class Shadow:
                 return what, share
         except Exception:  # noqa: BLE001 - or gone meanwhile
             _log.debug("mirror: asked again", exc_info=True)
-        self._closing.wait(_AGAIN)
+        if self._closing.wait(_AGAIN):
+            raise NotCompared
         return again()
 
 

@@ -2,7 +2,12 @@
 
 For a move that nobody should notice: point the program at ``mirror://?primary=ADDRESS&secondary=ADDRESS``, let ``pixdex
 copy`` bring over what was there before, watch what differs, and switch when nothing does. The second store is on trial: it may
-fail, be slow or differ, and no caller sees that; ``comparison`` and the log ``pixdex.connectors.mirror`` do.
+fail, be slow or differ, and no caller sees that; ``comparison`` and the log ``pixdex.connectors.mirror`` do. Only what changes
+collections themselves (create, alter, drop, alias) fails where the second does.
+
+A write waits for the second store at most ``patience`` seconds, as far as that keeps to the time it is given; when it was away or too
+slow it is left alone for half a minute. ``flush`` gives it what it missed, and may take as long as it was given. What it missed is
+known to this object only: ``pixdex copy`` brings a second store level when a program ended before.
 
 ``&`` and ``#`` in the inner addresses are written ``%26`` and ``%23``. Each may name a collection of its own; the mirror's
 is called as that of the first.
@@ -13,6 +18,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +27,7 @@ from pixdex.connectors import connect as connect_to
 from pixdex.connectors._mirror_shadow import (
     Comparison,
     Difference,
+    NotCompared,
     Shadow,
     batches_differ,
     counts_differ,
@@ -53,20 +60,28 @@ _AT_MOST = (
     "max_payload_bytes",
     "max_token_bytes",
 )
+_TRIES = 5
+"""How often both are asked again while writes come between."""
+_REST = 30.0
+"""Seconds for which a second store that was away is not written to."""
+_REMEMBERED = 1_000_000
+"""Ids of records that the second store did not take; more are counted only."""
 _BOTH = ("alias", "alter", "durable", "tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Options:
-    """Of the address; ``share`` of the reads are compared, picked at random."""
+    """Of the address; ``share`` of the reads are compared, picked at random; ``patience``: seconds."""
 
     primary: str = ""
     secondary: str = ""
     share: float = 1.0
+    patience: float = 10.0
 
 
 def connect(address: Address) -> Mirror:
-    """``mirror://?primary=ADDRESS&secondary=ADDRESS``, and ``&share=0.1`` where not every read is to be compared.
+    """``mirror://?primary=ADDRESS&secondary=ADDRESS``, and ``&share=0.1`` where not every read is to be compared,
+    ``&patience=2`` where no write may wait longer for the second store.
 
     Raises:
         ConfigError: an address is missing, or cannot be one.
@@ -83,39 +98,51 @@ def connect(address: Address) -> Mirror:
         raise
     if address.collection is not None:
         name = address.collection
-    return Mirror(first, second, names={name: other}, share=options.share)
+    return Mirror(first, second, names={name: other}, share=options.share, patience=options.patience)
 
 
 class Mirror:
     """A connector over two; the verbs are documented in ``port``. ``names``: what a collection is called in the second
-    store, where that differs. The stores are closed with it.
+    store, where that differs. The second is given ``patience`` seconds for a write, or an answer. The stores are closed with it.
 
     Raises:
-        ConfigError: ``share`` is no share.
+        ConfigError: ``share`` is no share, or there is no patience.
     """
 
     scheme = "mirror"
 
     def __init__(
-        self, primary: Connector, secondary: Connector, *, names: Mapping[str, str] | None = None, share: float = 1.0
+        self,
+        primary: Connector,
+        secondary: Connector,
+        *,
+        names: Mapping[str, str] | None = None,
+        share: float = 1.0,
+        patience: float = 10.0,
     ) -> None:
         if not 0 <= share <= 1:
             raise ConfigError(f"share is {share}: the share of reads to compare is from 0 to 1")
+        if not patience > 0:
+            raise ConfigError(f"patience is {patience}: give the second store some seconds")
         self.primary, self.secondary = primary, secondary
         self.capabilities = _together(primary.capabilities, secondary.capabilities)
         self._names = dict(names or {})
         self._share = share
+        self._patience = patience
+        self._rests_until = 0.0
         self._shadow = Shadow()
         self._lock = threading.Lock()
         self._unwritten: dict[str, dict[str, None]] = {}
+        self._forgotten = 0
         self._writing = threading.Lock()  # both stores get the writes in one order, or they would end up differing
+        self._writes = 0
         self._random = random.Random(0)
 
     def comparison(self) -> Comparison:
         """What was compared until now, and how the second store did."""
         found = self._shadow.comparison()
         with self._lock:
-            return replace(found, unwritten=sum(map(len, self._unwritten.values())))
+            return replace(found, unwritten=self._behind())
 
     # --- both change ---
 
@@ -144,14 +171,10 @@ class Mirror:
         self.secondary.alias(alias, None if name is None else self._other(name), timeout=timeout)
 
     def upsert(self, name: str, batch: Batch, *, timeout: float | None) -> None:
-        with self._writing:
-            self.primary.upsert(name, batch, timeout=timeout)
-            self._also(name, batch.ids, lambda other: self.secondary.upsert(other, batch, timeout=timeout))
+        self._write(name, batch.ids, lambda store, there, left: store.upsert(there, batch, timeout=left), timeout)
 
     def delete(self, name: str, ids: Sequence[str], *, timeout: float | None) -> None:
-        with self._writing:
-            self.primary.delete(name, ids, timeout=timeout)
-            self._also(name, ids, lambda other: self.secondary.delete(other, ids, timeout=timeout))
+        self._write(name, ids, lambda store, there, left: store.delete(there, ids, timeout=left), timeout)
 
     def delete_where(self, name: str, where: Filter, *, timeout: float | None) -> None:
         """Never called: what a filter finds could differ, so the facade deletes by id what the first store finds."""
@@ -162,14 +185,20 @@ class Mirror:
         try:
             self._catch_up(name, timeout)
             self.secondary.flush(self._other(name), timeout=timeout)
-        except StoreError as error:
+            self._rests_until = 0.0
+        except Exception as error:  # noqa: BLE001 - the second store is on trial
             _log.warning("mirror: the second store is behind in %r: %s", name, error)
 
     # --- the first answers ---
 
     def describe(self, name: str, *, timeout: float | None) -> Spec:
         spec = self.primary.describe(name, timeout=timeout)
-        self._check(name, spec, timeout)
+        try:
+            self._check(name, spec, self._within(timeout))
+        except StoreError as error:
+            if not error.retryable:  # it will not pass
+                raise
+            _log.warning("mirror: the second store is away, so %r there was not looked at: %s", name, error)
         return spec
 
     def versions(self, *, timeout: float | None) -> Mapping[str, str]:
@@ -189,7 +218,7 @@ class Mirror:
         return self._answered(
             "count",
             lambda: self.primary.count(name, where, timeout=timeout),
-            lambda _: self.secondary.count(self._other(name), where, timeout=timeout),
+            lambda _: self.secondary.count(self._other(name), where, timeout=self._within(timeout)),
             counts_differ,
             able=self._able(where),
         )
@@ -199,7 +228,7 @@ class Mirror:
         return self._answered(
             "search",
             lambda: self.primary.search(name, request, timeout=timeout),
-            lambda _: self.secondary.search(self._other(name), request, timeout=timeout),
+            lambda _: self.secondary.search(self._other(name), request, timeout=self._within(timeout)),
             hits_differ,
             able=self._able(request.where) and request.k <= can.max_k and (can.exact or not request.tuning.exact),
         )
@@ -208,7 +237,7 @@ class Mirror:
         return self._answered(
             "fetch",
             lambda: self.primary.fetch(name, ids, want=want, timeout=timeout),
-            lambda _: self.secondary.fetch(self._other(name), ids, want=want, timeout=timeout),
+            lambda _: self.secondary.fetch(self._other(name), ids, want=want, timeout=self._within(timeout)),
             batches_differ,
         )
 
@@ -216,7 +245,8 @@ class Mirror:
         # Stores have orders and pages of their own: the second is asked for the records of the page.
         def theirs(page: Page) -> Page:
             ids, want = page.batch.ids, request.want
-            return Page(self.secondary.fetch(self._other(name), ids, want=want, timeout=timeout), None)
+            left = self._within(timeout)
+            return Page(self.secondary.fetch(self._other(name), ids, want=want, timeout=left), None)
 
         return self._answered(
             "scan",
@@ -227,6 +257,10 @@ class Mirror:
 
     def close(self) -> None:
         self._shadow.close()
+        with self._lock:
+            behind = self._behind()
+        if behind:
+            _log.warning("mirror: the second store ends %d records behind: bring it level with pixdex copy", behind)
         for store in (self.primary, self.secondary):
             store.close()
 
@@ -249,29 +283,66 @@ class Mirror:
     ) -> A:
         """The first store's answer; the second's is compared with it meanwhile."""
         answer = first()
-        if not able:
+        if not able or self._shadow.full:
             self._shadow.skip()
         elif self._share == 1 or self._random.random() < self._share:
             kept = _kept(answer)
 
             def again() -> Verdict:
-                try:
-                    now = first()
-                except NotFound:  # gone from both meanwhile
-                    return "", 1.0
-                return differ(now, second(now))
+                for _ in range(_TRIES):
+                    before = self._writes
+                    quiet = not self._writing.locked()
+                    try:
+                        now = first()
+                    except NotFound:  # gone from both meanwhile
+                        return "", 1.0
+                    found = differ(now, second(now))
+                    if not found[0] or (quiet and self._writes == before):
+                        return found
+                raise NotCompared
 
             self._shadow.compare(verb, lambda: differ(kept, second(kept)), again)
         return answer
 
-    def _also(self, name: str, ids: Iterable[str], write: Callable[[str], None]) -> None:
-        """Write to the second store too; what it fails to take is remembered."""
-        try:
-            write(self._other(name))
-        except StoreError as error:
-            with self._lock:
+    def _write(
+        self,
+        name: str,
+        ids: Iterable[str],
+        write: Callable[[Connector, str, float | None], None],
+        timeout: float | None,
+    ) -> None:
+        """Write to the first store, and to the second what that took; what the second fails to take is remembered."""
+        with self._writing:
+            self._writes += 1
+            try:
+                write(self.primary, name, timeout)
+            except StoreError:
+                self._remember(name, ids)  # some of it may have been written
+                raise
+            if time.monotonic() < self._rests_until:
+                self._remember(name, ids)
+                return
+            try:
+                write(self.secondary, self._other(name), self._within(timeout))
+            except Exception as error:  # noqa: BLE001 - it is on trial: whatever it raises is no caller's business
+                self._remember(name, ids)
+                if isinstance(error, StoreError) and error.retryable:
+                    self._rests_until = time.monotonic() + _REST
+                _log.warning("mirror: the second store did not take a write to %r: %s", name, error)
+
+    def _within(self, timeout: float | None) -> float:
+        """What the second store gets of the time there is."""
+        return self._patience if timeout is None else min(timeout, self._patience)
+
+    def _remember(self, name: str, ids: Iterable[str]) -> None:
+        with self._lock:
+            if sum(map(len, self._unwritten.values())) < _REMEMBERED:
                 self._unwritten.setdefault(name, {}).update(dict.fromkeys(ids))
-            _log.warning("mirror: the second store did not take a write to %r: %s", name, error)
+            else:
+                self._forgotten += len(list(ids))
+
+    def _behind(self) -> int:
+        return self._forgotten + sum(map(len, self._unwritten.values()))
 
     def _catch_up(self, name: str, timeout: float | None) -> None:
         """Give the second store what it failed to take, as the first has it now."""

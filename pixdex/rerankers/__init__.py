@@ -6,7 +6,7 @@ follows the colon of ``name:rest``, or the name of ``name?options``.
 
 from __future__ import annotations
 
-from pixdex.rerankers.references import GROUP, available, load
+from pixdex.rerankers.references import GROUP, available, for_tokens, load
 from pixdex.rerankers.stages import Ranked, Rerank, Stage, rerank, stages_of
 
-__all__ = ["GROUP", "Ranked", "Rerank", "Stage", "available", "load", "rerank", "stages_of"]
+__all__ = ["GROUP", "Ranked", "Rerank", "Stage", "available", "for_tokens", "load", "rerank", "stages_of"]

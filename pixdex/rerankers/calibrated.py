@@ -120,26 +120,36 @@ class Calibrated:
         self.uses_tokens = self.inner is not None and self.inner.uses_tokens
         self.uses_vectors = self.inner is not None and getattr(self.inner, "uses_vectors", False)
 
+    def for_tokens(self, tokens: TokenSpec) -> Calibrated:
+        """The one whose reranker is that for these tokens.
+
+        Raises:
+            FingerprintMismatch: it was fitted for those of another encoder.
+        """
+        if self.inner is None or not self.uses_tokens:
+            return self
+        if self.record.tokens is not None and self.record.tokens.digest != tokens.fingerprint.digest:
+            raise _mismatch(self, "tokens", self.record.tokens, tokens.fingerprint)
+        return Calibrated(references.for_tokens(self.inner, tokens), self.record)
+
     def check(self, tokens: TokenSpec) -> None:
         """Make sure that it was fitted for these tokens.
 
         Raises:
             FingerprintMismatch: it was fitted for those of another encoder.
         """
-        if self.inner is None or not self.uses_tokens:
-            return
-        if self.record.tokens is not None and self.record.tokens.digest != tokens.fingerprint.digest:
-            raise _mismatch(self, "tokens", self.record.tokens, tokens.fingerprint)
-        check = getattr(self.inner, "check", None)
-        if check is not None:
-            check(tokens)
+        self.for_tokens(tokens)
 
     def check_vector(self, vector: Vector) -> None:
         """Make sure that it was fitted for scores of these vectors.
 
         Raises:
             FingerprintMismatch: it was fitted for those of another encoder, or compared otherwise.
+            Unsupported: the reranker takes no such scores.
         """
+        check = getattr(self.inner, "check_vector", None)
+        if check is not None:
+            check(vector)
         if self.record.vector.digest != vector.fingerprint.digest:
             raise _mismatch(self, "vectors", self.record.vector, vector.fingerprint)
         if self.record.metric is not vector.metric:
@@ -162,7 +172,8 @@ class Calibrated:
         """
         own = getattr(self.inner, "correspondences", None)
         if own is None:
-            raise Unsupported(f"the calibrated {self.name!r} compares no tokens")
+            why = "the first stage orders, it is not asked" if self.inner is None else "it compares no tokens"
+            raise Unsupported(f"the calibrated {self.name!r} shows no correspondences: {why}")
         found: NDArray[np.float32] = own(query, candidate)
         return found
 

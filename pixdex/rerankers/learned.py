@@ -22,11 +22,11 @@ import orjson
 from numpy.typing import NDArray
 
 from pixdex._machine import cores
-from pixdex.errors import ConfigError, FingerprintMismatch, MissingDependency
+from pixdex.errors import ConfigError, FingerprintMismatch, MissingDependency, Unsupported
 from pixdex.rerankers.calibration import Calibration
 from pixdex.rerankers.maxsim import unpacked
 from pixdex.rerankers.port import Candidate, Query
-from pixdex.types import Fingerprint, TokenSpec
+from pixdex.types import Fingerprint, Metric, TokenSpec, Vector
 
 __all__ = ["CONFIG_FILE", "LOOKS", "SCORES", "Learned", "Shipped", "graphs_digest", "load", "shipped"]
 
@@ -127,6 +127,19 @@ class Learned:
             f"{tokens.fingerprint.encoder}{differs}: rerank with maxsim, or train one for this encoder"
         )
 
+    def check_vector(self, vector: Vector) -> None:
+        """Make sure that the first stage's scores, part of what it judges by, may be cosines; of ``dot`` they are where vectors are
+        of length one, as it was trained.
+
+        Raises:
+            Unsupported: they are distances.
+        """
+        if vector.metric is Metric.L2:
+            raise Unsupported(
+                f"reranker {self.name!r} judges by the cosine of the first stage, and vectors {vector.name!r} are compared by "
+                f"{vector.metric}: rerank with maxsim"
+            )
+
     def rerank(self, query: Query, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
         """float32 ``[n]``: probabilities, or log-odds without a calibration; NaN where candidate or query has no tokens.
 
@@ -203,13 +216,13 @@ class Shipped:
     uses_tokens = True
     uses_vectors = False
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, calibrated: bool = True) -> None:
+        """Without ``calibrated`` it chooses those that score by log-odds, see ``Learned.uncalibrated``."""
         self.name = kind
-        self._found: Learned | None = None
-        self._calibrated = True
+        self._calibrated = calibrated
 
-    def check(self, tokens: TokenSpec) -> None:
-        """Find the one for these tokens.
+    def for_tokens(self, tokens: TokenSpec) -> Learned:
+        """The one for these tokens.
 
         Raises:
             FingerprintMismatch: there is none.
@@ -218,42 +231,36 @@ class Shipped:
         for about in known:
             if any(each.digest == tokens.fingerprint.digest for each in about.fingerprints):
                 found = _brought(about.folder, self.name)
-                self._found = found if self._calibrated else found.uncalibrated()
-                return
+                return found if self._calibrated else found.uncalibrated()
         encoders = ", ".join(sorted({about.encoders for about in known})) or "no encoder"
         raise FingerprintMismatch(
             f"pixdex brings no reranker {self.name!r} for these tokens of {tokens.fingerprint.encoder}, only for tokens of "
             f"{encoders} as its documentation says they are made: rerank with maxsim, or train one: {self.name}:FOLDER"
         )
 
+    def check(self, tokens: TokenSpec) -> None:
+        """Make sure that there is one for these tokens.
+
+        Raises:
+            FingerprintMismatch: there is none.
+        """
+        self.for_tokens(tokens)
+
     def rerank(self, query: Query, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
-        """See ``Learned.rerank``.
+        """Not before it is known whose tokens these are.
 
         Raises:
-            ConfigError: nothing said whose tokens these are.
+            ConfigError: always.
         """
-        return self._known().rerank(query, candidates)
-
-    def correspondences(self, query: Query, candidate: Candidate) -> NDArray[np.float32]:
-        """See ``Learned.correspondences``.
-
-        Raises:
-            ConfigError: nothing said whose tokens these are.
-        """
-        return self._known().correspondences(query, candidate)
+        del query, candidates
+        names = ", ".join(f"{self.name}:{each}" for each in shipped(self.name)) or f"{self.name}:FOLDER"
+        raise ConfigError(
+            f"{self.name}: say whose tokens these are: rerank(..., tokens=spec) or for_tokens(spec), or by name: {names}"
+        )
 
     def uncalibrated(self) -> Shipped:
         """See ``Learned.uncalibrated``."""
-        other = Shipped(self.name)
-        other._calibrated = False
-        other._found = None if self._found is None else self._found.uncalibrated()
-        return other
-
-    def _known(self) -> Learned:
-        if self._found is None:
-            names = ", ".join(f"{self.name}:{each}" for each in shipped(self.name)) or f"{self.name}:FOLDER"
-            raise ConfigError(f"{self.name}: say whose tokens these are with check(spec), or by name: {names}")
-        return self._found
+        return Shipped(self.name, calibrated=False)
 
 
 def shipped(kind: str) -> dict[str, Path]:

@@ -49,7 +49,9 @@ class Reranker(Protocol):
         uses_vectors: whether vectors must be; one without this attribute needs none.
 
     One that was trained for the tokens of an encoder has ``check(tokens: TokenSpec) -> None`` besides, which is called before
-    and raises ``FingerprintMismatch`` for those of another.
+    and raises ``FingerprintMismatch`` for those of another. One that is another for each encoder has in its place
+    ``for_tokens(tokens: TokenSpec) -> Reranker``, with the same exception. One that counts on the first stage's scores may
+    have ``check_vector(vector: Vector) -> None``. None of these changes it: several threads may use one reranker.
     """
 
     name: str

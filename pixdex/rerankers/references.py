@@ -9,8 +9,9 @@ from pixdex import _plugins
 
 if TYPE_CHECKING:
     from pixdex.rerankers.port import Reranker
+    from pixdex.types import TokenSpec
 
-__all__ = ["GROUP", "available", "load"]
+__all__ = ["GROUP", "available", "for_tokens", "load"]
 
 GROUP = "pixdex.rerankers"
 _NAME = re.compile(r"([^:?]*):?(.*)", re.DOTALL)
@@ -26,6 +27,22 @@ def load(reference: str) -> Reranker:
     found = _NAME.fullmatch(reference)
     name, rest = found.groups() if found is not None else (reference, "")
     reranker: Reranker = _plugins.load(GROUP, "reranker", name)(rest)
+    return reranker
+
+
+def for_tokens(reranker: Reranker, tokens: TokenSpec) -> Reranker:
+    """The reranker to be used for these tokens: the one given, which is left as it is, or what it chooses for them.
+
+    Raises:
+        FingerprintMismatch: it was trained for tokens of another encoder.
+    """
+    choose = getattr(reranker, "for_tokens", None)
+    if choose is not None:
+        chosen: Reranker = choose(tokens)
+        return chosen
+    check = getattr(reranker, "check", None)
+    if check is not None:
+        check(tokens)
     return reranker
 
 

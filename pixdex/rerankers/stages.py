@@ -15,7 +15,7 @@ import numpy as np
 from pixdex.encoders.port import Features
 from pixdex.errors import ConfigError, Unsupported
 from pixdex.rerankers.port import Candidate, Query, Reranker
-from pixdex.rerankers.references import load
+from pixdex.rerankers.references import for_tokens, load
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -27,8 +27,8 @@ __all__ = [
     "Ranked",
     "Rerank",
     "Stage",
-    "check_stages",
     "names_of",
+    "ready",
     "rerank",
     "staged",
     "stages_of",
@@ -53,14 +53,18 @@ class Stage:
         top: how many of the best so far it sees, 1 or more; None: all candidates. More than there are is all.
 
     Raises:
-        ConfigError: ``top`` is less than 1.
+        ConfigError: ``top`` is no whole number of 1 or more, or what should rerank is no reranker.
     """
 
     reranker: Reranker | str
     top: int | None = None
 
     def __post_init__(self) -> None:
-        if self.top is not None and self.top < 1:
+        if not (isinstance(self.reranker, str) or callable(getattr(self.reranker, "rerank", None))):
+            raise ConfigError(
+                f"rerank {self.reranker!r}: no reranker: a name such as maxsim, an object that has rerank, or a Stage"
+            )
+        if self.top is not None and not (isinstance(self.top, int) and self.top >= 1):
             name = self.reranker if isinstance(self.reranker, str) else self.reranker.name
             raise ConfigError(
                 f"rerank {name}@{self.top}: what follows the @ is how many of the best it sees, 1 or more"
@@ -168,7 +172,7 @@ def rerank(
     elif scores is not None:
         raise ConfigError("scores: these candidates bring their own")
     first = sorted(range(len(candidates)), key=lambda row: -candidates[row].score)
-    ranked = staged(asked, [candidates[row] for row in first], stages_of(how), tokens)
+    ranked = staged(asked, [candidates[row] for row in first], ready(stages_of(how), asked, tokens))
     return [replace(one, row=first[one.row]) for one in ranked]
 
 
@@ -176,25 +180,27 @@ def staged(
     query: Query,
     candidates: Sequence[Candidate],
     stages: Sequence[Stage],
-    tokens: TokenSpec | None,
     *,
     completed: Callable[[Sequence[Candidate]], Sequence[Candidate]] = lambda candidates: candidates,
 ) -> list[Ranked]:
-    """Candidates, best of the first stage first, in their new order. What a stage scores the same keeps its order.
+    """Candidates, best of the first stage first, in their new order, by stages that are ``ready``. What a stage scores the same
+    keeps its order.
 
     ``completed`` adds tokens to what a stage that uses them sees, where it can.
 
     Raises:
-        Unsupported: a stage needs tokens of the query, which has none.
-        FingerprintMismatch: a reranker was trained for tokens of another encoder than ``tokens``.
+        ConfigError: a reranker gives more or fewer scores than it has candidates.
     """
-    check_stages(stages, query, tokens)
     order = [Ranked(row, each.score, {FIRST: each.score}) for row, each in enumerate(candidates)]
     for name, stage in zip(names_of(stages), stages, strict=True):
         seen = order[: stage.top]
         given: Sequence[Candidate] = [candidates[one.row] for one in seen]
-        scores = stage.made.rerank(query, completed(given) if stage.made.uses_tokens else given)
-        order[: len(seen)] = _ordered(seen, np.asarray(scores), name)
+        scores = np.asarray(stage.made.rerank(query, completed(given) if stage.made.uses_tokens else given))
+        if scores.shape != (len(seen),):
+            raise ConfigError(
+                f"reranker {name!r} gives scores {list(scores.shape)} of {len(seen)} candidates: one of each, NaN for none"
+            )
+        order[: len(seen)] = _ordered(seen, scores, name)
     return order
 
 
@@ -215,20 +221,21 @@ def names_of(stages: Sequence[Stage]) -> list[str]:
     return [name if names.index(name) == number else f"{name}.{number + 1}" for number, name in enumerate(names)]
 
 
-def check_stages(stages: Iterable[Stage], query: Query, tokens: TokenSpec | None) -> None:
-    """Make sure that there are tokens of the query where a stage needs them, and that they are those it was trained for.
+def ready(stages: Iterable[Stage], query: Query, tokens: TokenSpec | None) -> tuple[Stage, ...]:
+    """The stages, each with its reranker for ``tokens``; None: nobody knows whose they are. There are tokens of the query where
+    one needs them.
 
     Raises:
         Unsupported: the query has none.
         FingerprintMismatch: ``tokens`` are of another encoder than those a reranker was trained for.
     """
+    found = []
     for stage in stages:
         reranker = stage.made
         if reranker.uses_tokens and query.tokens is None:
             raise Unsupported(f"reranker {reranker.name!r} needs tokens of the query: search by picture")
-        check = getattr(reranker, "check", None)  # a trained one knows whose tokens it takes
-        if check is not None and tokens is not None:
-            check(tokens)
+        found.append(stage if tokens is None else replace(stage, reranker=for_tokens(reranker, tokens)))
+    return tuple(found)
 
 
 def _read(text: str) -> Stage:

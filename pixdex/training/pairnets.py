@@ -25,7 +25,7 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
     "self+cross": {"attention": "both", "layers": 3},
     "symmetric": {"attention": "symmetric"},
 }
-"""Forms of ``cross`` by name, as values of its shape: cheap; more accurate; the same whichever picture asks."""
+"""Forms of ``cross`` by name, as values of its shape: the query's tokens attend; those of both do; the same whichever picture asks."""
 _TINY = 1e-6
 
 

@@ -44,6 +44,7 @@ RULES: dict[str, set[str]] = {
     "_eval_page": {"_eval_results", "_html", "_plots", "evaluation", "evaluation.statistics"},
     "_calibrating": {
         "_eval_queries",
+        "_made_tokens",
         "_progress",
         "collection",
         "encoders.edits",
@@ -51,7 +52,7 @@ RULES: dict[str, set[str]] = {
         "fields",
         "pictures",
     }
-    | {"rerankers.choosing", "rerankers.port", *SPINE},
+    | {"rerankers.choosing", "rerankers.port", "rerankers.references", *HOW, *SPINE},
     "calibrating": {"_calibrating", "_eval_queries", "_progress", "evaluating", "evaluation", "evaluation.reliability"}
     | {"rerankers", "rerankers.calibrated", "rerankers.calibration", "rerankers.choosing", "rerankers.port", *SPINE},
     "_calibration_page": {"_html", "_plots", "calibrating", "evaluation", "evaluation.reliability"},
@@ -151,10 +152,12 @@ RULES: dict[str, set[str]] = {
     "_reindex_results": {"_reindex_job", "evaluation"},
     "_reindex_comparing": {"_copy_moving", "_reindex_making", "_reindex_moving", "_reindex_results", "collection"}
     | {"evaluating", "fields", *SPINE},
+    "_reindex_places": {"_reindex_job", "_state", "collection", "connectors", "connectors.port", "fields", "policy"}
+    | {*SPINE},
     "_reindex_running": {"_copy_moving", "_reindex_comparing", "_reindex_job", "_reindex_making", "_reindex_moving"}
-    | {"_reindex_results", "collection", "connectors.port", "encoders.port", "policy", "reindexing", *SPINE},
+    | {"_reindex_places", "_reindex_results", "collection", "encoders.port", "fields", "reindexing", *SPINE},
     "reindexing": {"_copy_moving", "_encoders_of", "_names", "_reindex_job", "_reindex_making", "_reindex_moving"}
-    | {"_reindex_results", "_reindex_running", "_state", "collection", "connectors", "encoders", "encoders.port"}
+    | {"_reindex_places", "_reindex_results", "_reindex_running", "_state", "collection", "encoders", "encoders.port"}
     | {"fields", "policy", *HOW, *SPINE},
     "records_file": {"connectors._files", "connectors.port", "vectors_file", "_vectors_columns", *SPINE},
     "_vectors_columns": {"report", *SPINE},
@@ -202,7 +205,9 @@ RULES: dict[str, set[str]] = {
         *HOW,
         *SPINE,
     },
+    "_aio_collection": {"_limiter", "collection", "connectors.port", "policy", *SPINE},
     "aio": {
+        "_aio_collection",
         "collection",
         "evaluating",
         "explaining",
@@ -221,7 +226,7 @@ RULES: dict[str, set[str]] = {
     "_progress": {"report"},
     "_html": {"pictures", *IMAGES, *SPINE},
     "explaining": {"_asking", "_explain_page", "_made_tokens", "collection", "encoders.port", "fields", "pictures"}
-    | {"rerankers.calibrated", "rerankers.maxsim", "rerankers.port", *HOW, *IMAGES, *SPINE},
+    | {"rerankers.calibrated", "rerankers.maxsim", "rerankers.port", "rerankers.references", *HOW, *IMAGES, *SPINE},
     "_explain_page": {"_heat", "_html", "explaining", *IMAGES},
     "_heat": set(),
     "demo": {"index", *SPINE},
@@ -234,7 +239,7 @@ RULES: dict[str, set[str]] = {
     "encoders.port": {"types", "filters"},
     "rerankers": {"rerankers.references", "rerankers.stages"},
     "rerankers.choosing": {"evaluation.metrics", "evaluation.statistics", "rerankers.calibration", *SPINE},
-    "rerankers.references": {"rerankers.port", "_plugins"},
+    "rerankers.references": {"rerankers.port", "_plugins", "types"},
     "rerankers.port": {"types", "filters", "encoders.port"},
     "testing*": {"*"},
     "training": {"training._loop", "training.heading", "training.pairing", "errors"},

@@ -15,9 +15,12 @@ from typer.testing import CliRunner, Result
 
 import pixdex
 from pixdex import _plots, calibrating, cli, rerankers
+from pixdex._calibrating import _pictures, _readable
+from pixdex._made_tokens import roots_of
 from pixdex.calibrating import calibrate
 from pixdex.encoders.edits import EDITS, edited
 from pixdex.errors import AlreadyExists, ConfigError, FingerprintMismatch, PixdexError, Unsupported
+from pixdex.fields import CONTENT
 from pixdex.index import ImageIndex
 from pixdex.rerankers.calibrated import Calibrated, Record
 from pixdex.rerankers.calibration import Calibration
@@ -140,7 +143,7 @@ def test_copies_ask_where_nobody_says_what_matches(index: ImageIndex, root: Path
     assert done.held.first.mean > 0.5
     with pixdex.open("memory://", encoder=toys.ToyEncoder(), tokens=True) as arrays:
         arrays.add([toys.pixels(seed) for seed in range(4)])
-        with pytest.raises(ConfigError, match="no record whose picture can be read .* calibrate by a label"):
+        with pytest.raises(ConfigError, match="no record whose picture lies where .* calibrate by a label"):
             calibrate(arrays, "maxsim", copies=True)
 
 
@@ -161,7 +164,7 @@ def test_every_edit_leaves_a_picture(tmp_path: Path) -> None:
 
 def test_errors_name_the_thing_and_the_remedy(index: ImageIndex, root: Path, tmp_path: Path) -> None:
     for options in ({}, {"label": "kind", "copies": True}):
-        with pytest.raises(ConfigError, match="label=FIELD, or by copies"):
+        with pytest.raises(ConfigError, match=r"label=FIELD \(--label\), or by copies"):
             calibrate(index, "maxsim", **options)
     with pytest.raises(ConfigError, match="did you mean 'kind'"):
         calibrate(index, "maxsim", label="knd")
@@ -175,7 +178,7 @@ def test_errors_name_the_thing_and_the_remedy(index: ImageIndex, root: Path, tmp
         calibrate(index.collection, "maxsim", copies=True)
     with pixdex.open("memory://", encoder=toys.ToyEncoder(with_tokens=False), fields={"kind": "text"}) as bare:
         filled(bare, root)
-        with pytest.raises(ConfigError, match="has tokens, which 'maxsim' needs: add the pictures with tokens"):
+        with pytest.raises(ConfigError, match="keeps no tokens, which 'maxsim' needs: make a new one with tokens=True"):
             calibrate(bare, "maxsim", label="kind")
     with pytest.raises(ConfigError, match="not a calibration"):
         rerankers.load(f"calibrated:{tmp_path}")
@@ -184,6 +187,23 @@ def test_errors_name_the_thing_and_the_remedy(index: ImageIndex, root: Path, tmp
 
 
 # --- the command --------------------------------------------------------------------------------------
+
+
+def test_only_the_very_pictures_ask(index: ImageIndex, root: Path) -> None:
+    """One that was overwritten is no answer to what it shows now; one without a path is found by its id."""
+    files = sorted(root.rglob("*.png"))
+    roots = roots_of(index.collection)
+    places, _ = _pictures(index.collection)
+    of = {Path(str(values["path"])): record for record, values in places.items()}
+    record = of[files[0]]
+    assert _readable(record, places[record], roots, index.encoder) is not None
+    assert _readable(record, {CONTENT: places[record][CONTENT]}, roots, index.encoder) is not None
+    before = files[0].read_bytes()
+    try:
+        files[0].write_bytes(files[1].read_bytes())
+        assert _readable(record, places[record], roots, index.encoder) is None
+    finally:
+        files[0].write_bytes(before)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import toys
 import pixdex
 from pixdex import Batch, Collection
 from pixdex._linkage import Pairs
+from pixdex._twins import OnDuplicate, Twins
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.dedup import Keep, Near, find_duplicates, remove_duplicates, usual
 from pixdex.errors import ConfigError, Unsupported
@@ -153,6 +154,8 @@ def test_a_record_without_tokens_is_no_duplicate_when_verified() -> None:
 def test_what_cannot_be_done_is_refused() -> None:
     with pytest.raises(Unsupported, match="found by cosine"):
         find_duplicates(made(np.ones((2, 4)), metric=Metric.L2))
+    with pytest.raises(Unsupported, match="found by cosine"):  # by inner product everything long would be left out
+        Twins(made(np.ones((2, 4)), metric=Metric.DOT), "image", Near(), OnDuplicate.SKIP)
     with pytest.raises(Unsupported, match="keeps no tokens"):
         find_duplicates(made(np.ones((2, 4))), Near(verify="maxsim"))
     tokens = tuple(np.ones((4, 2), np.int8) for _ in range(2))

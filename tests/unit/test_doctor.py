@@ -153,12 +153,42 @@ def test_an_index_that_loses_hits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "0.5" in check.what
 
 
+@pytest.mark.parametrize("lie", ["nothing", "others", "scores"])
+def test_a_store_whose_searches_lie_even_exact_ones(lie: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lying(store: MemoryConnector) -> None:
+        search = store.search
+
+        def told(name: str, request: object, *, timeout: float | None) -> object:
+            found = search(name, request, timeout=timeout)  # type: ignore[arg-type]
+            if lie == "nothing":
+                return [[] for _ in found]
+            if lie == "others":
+                return [[replace(hit, id="r7") for hit in hits[1:2]] for hits in found]
+            return [[replace(hit, score=2 * hit.score) for hit in hits] for hits in found]
+
+        store.search = told  # type: ignore[method-assign, assignment]
+
+    check = memory(lying, monkeypatch)["recall"]
+    assert check.state is State.ILL
+    assert "not found by their own vectors" in check.what
+
+
 def test_a_store_that_counts_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     def counting(store: MemoryConnector) -> None:
         store.count = lambda *_, timeout: 61  # type: ignore[method-assign]
 
     check = memory(counting, monkeypatch)["records"]
     assert (check.state, check.what) == (State.ILL, "the store counts 61 records, reading them all finds 60")
+
+
+def test_a_collection_that_is_being_written_to_is_not_ill(monkeypatch: pytest.MonkeyPatch) -> None:
+    def growing(store: MemoryConnector) -> None:
+        counts = iter([58, 61])
+        real = store.count
+        store.count = lambda name, where, *, timeout: next(counts, None) or real(name, where, timeout=timeout)  # type: ignore[method-assign]
+
+    check = memory(growing, monkeypatch)["records"]
+    assert (check.state, "being written to" in check.what) == (State.NOTE, True)
 
 
 def test_an_alias_that_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,12 @@ def test_evidence_that_there_is_not(names, says):
         Sought(names=names)
 
 
+@pytest.mark.parametrize("methods", [["sum"], []])
+def test_methods_are_known_before_anything_is_searched(methods):
+    with pytest.raises(ConfigError, match="rrf, z, dbsf"):
+        fusing.fit_fusion("memory://#nothing-there", label="kind", methods=methods)
+
+
 def test_texts_need_captions_or_an_encoder_of_both(toy):
     with pixdex.open("memory://", encoder=toy) as index:
         index.add([toys.pixels(n) for n in range(4)], ids=list("abcd"), fields={"kind": "x", "says": "y"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pixdex import journal as journals
 from pixdex.errors import ConfigError, InvalidImage, StoreLocked
 from pixdex.index import ImageIndex
 from pixdex.jobs import Job
+from pixdex.pictures import content_hash
 from pixdex.report import Status
 
 pytest.importorskip("faiss")
@@ -115,18 +117,52 @@ def test_sync_removes_what_is_gone_from_the_folder_and_nothing_else(
     other = toys.folder(tmp_path / "other", 2, start=20)
     index.add([pictures, other], job=Job())
     index.add([toys.png(40)], ids=["mine"], job=Job())
-    index.add([toys.png(41)], ids=["pics/00.png.not"])
+    index.add([toys.png(41)], ids=["pics/looks-like-theirs.png"])
+    upload = toys.write(tmp_path / "upload", 42)
+    index.add([upload], ids=["pics/uploaded.png"], job=Job())
+    upload.unlink()
     (pictures / "02.png").unlink()
     (pictures / "04.png").rename(pictures / "moved.png")
     shutil.rmtree(other)
     encoded = index.encoder.total  # type: ignore[attr-defined]
     report = index.add(pictures, job=Job(sync=True))
-    assert (report.removed, report.reused, report.unchanged) == (3, 1, 3)
+    assert (report.removed, report.reused, report.unchanged) == (2, 1, 3)
     assert index.encoder.total == encoded  # type: ignore[attr-defined]  # a moved file is known by its content
     assert set(toys.payloads(index)) == {
         "pics/00.png", "pics/01.png", "pics/03.png", "pics/moved.png", "other/20.png", "other/21.png", "mine",
+        "pics/looks-like-theirs.png", "pics/uploaded.png",
     }  # fmt: skip
     assert statuses(url)["pics/02.png"] == "removed"
+    assert statuses(url)["pics/uploaded.png"] == "added"
+
+
+def test_a_moved_file_is_no_duplicate_of_a_record_that_is_removed(index: ImageIndex, pictures: Path) -> None:
+    job = Job(sync=True, on_duplicate="tag")
+    index.add(pictures, job=job)
+    (pictures / "04.png").rename(pictures / "moved.png")
+    shutil.copy(pictures / "00.png", pictures / "same.png")
+    assert index.add(pictures, job=job).removed == 1
+    found = toys.payloads(index)
+    assert "duplicate_of" not in found["pics/moved.png"]
+    assert found["pics/same.png"]["duplicate_of"] == "pics/00.png"
+    assert index.search(pictures / "moved.png", k=1)[0].id == "pics/moved.png"
+    assert index.add(pictures, job=job).unchanged == 6
+
+
+def test_a_sync_that_was_killed_while_it_removed_says_so_the_next_time(
+    index: ImageIndex, url: str, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add(pictures, job=Job())
+    for name in ("02.png", "04.png"):
+        (pictures / name).unlink()
+    monkeypatch.setattr(
+        journals.Journal, "entries", lambda *_: iter(())
+    )  # killed between the collection and the journal
+    assert index.add(pictures, job=Job(sync=True)).removed == 2
+    monkeypatch.undo()
+    assert statuses(url)["pics/02.png"] == "added"
+    assert index.add(pictures, job=Job(sync=True)).removed == 0
+    assert [record for record, status in statuses(url).items() if status == "removed"] == ["pics/02.png", "pics/04.png"]
 
 
 def test_sync_keeps_what_cannot_be_looked_at(
@@ -165,7 +201,11 @@ def test_only_what_failed_is_tried_again(index: ImageIndex, url: str, pictures: 
     index.add(pictures, job=Job())
     toys.write(broken, 9)
     toys.write(pictures / "new.png", 10)
+    elsewhere = index.add(pictures, source="other", job=Job(retry_failed=True))
+    assert elsewhere.seen == 0
+    assert re.search(r"1 pictures that failed before are not among these, such as .*broken\.png", elsewhere.notices[-1])
     report = index.add(pictures, job=Job(retry_failed=True))
+    assert not report.notices
     assert (report.added, report.seen) == (1, 1)
     assert statuses(url)["pics/broken.png"] == "added"
     assert index.count() == 6
@@ -213,6 +253,21 @@ def test_duplicates_are_left_out_or_tagged_when_asked(tmp_path: Path, encoder: t
                 assert index.add(pictures, job=job).unchanged == 5
     with pixdex.open(f"pq://{tmp_path / 'keep'}", encoder=encoder) as index:
         assert index.add(pictures, job=Job()).seen == index.count() == 5
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_changed_file_replaces_its_record_even_if_it_is_a_duplicate_now(
+    index: ImageIndex, pictures: Path, *, edited: bool
+) -> None:
+    index.add(pictures, job=Job(on_duplicate="skip"))
+    if edited:
+        (pictures / "01.png").write_bytes(toys.encoded((toys.pixels(0).astype(int) * 0.97).astype("uint8"), "PNG"))
+    else:
+        shutil.copy(pictures / "00.png", pictures / "01.png")
+    report = index.add(pictures, job=Job(on_duplicate="skip"))
+    assert report.duplicate == 0
+    own = toys.payloads(index)["pics/01.png"]["content"]
+    assert own == content_hash(pictures / "01.png")
 
 
 def test_settings_that_contradict_each_other() -> None:

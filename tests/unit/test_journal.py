@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pixdex.errors import ConfigError, StoreFull, StoreLocked
+from pixdex.errors import ConfigError, StoreError, StoreFull, StoreLocked
 from pixdex.journal import Journal, counts, journal_of, read
 from pixdex.pictures import stamp_of
 from pixdex.report import Entry, Stamp, Status
@@ -91,6 +91,16 @@ def test_hashes_made_otherwise_are_not_known(file: Path) -> None:
         assert journal.known("p", stamp) is None
 
 
+def test_another_file_that_took_its_place_is_read_though_it_looks_the_same(file: Path, tmp_path: Path) -> None:
+    stamp = Stamp(3, 10**9, 10**9, inode=5)  # as of two folders that changed names, filled at one time
+    with Journal(file, encoder="toy") as journal:
+        journal.record([entry("p", stamp=stamp, at=1e6)])
+        assert journal.known("p", stamp) == "c-p"
+        assert journal.known("p", Stamp(3, 10**9, 10**9, inode=6)) is None
+    assert read(file)[0].stamp == stamp
+    assert stamp_of(tmp_path) != stamp_of(tmp_path.parent)
+
+
 def test_one_job_at_a_time(file: Path) -> None:
     with Journal(file, encoder="toy"), pytest.raises(StoreLocked, match=f"pid {os.getpid()}"):
         Journal(file, encoder="toy")
@@ -115,6 +125,31 @@ def test_a_file_that_is_no_journal_is_named_and_left_alone(file: Path) -> None:
     with pytest.raises(ConfigError, match="is not a journal that can be read"):
         Journal(file, encoder="toy")
     assert file.read_bytes() == b"x" * 5000
+
+
+def test_no_room_when_it_is_opened_is_no_reason_to_remove_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for said, kind in (("database or disk is full", StoreFull), ("database is locked", StoreError)):
+
+        def refused(*_: object, said: str = said, **__: object) -> None:
+            raise sqlite3.OperationalError(said)
+
+        monkeypatch.setattr("pixdex.journal.sqlite3.connect", refused)
+        with pytest.raises(kind, match=f"cannot be written.*{said}"):
+            Journal(file, encoder="toy")
+    monkeypatch.undo()
+    Journal(file, encoder="toy").__exit__(None, None, None)  # and nobody holds it
+
+
+def test_a_journal_without_inodes_goes_on(file: Path) -> None:
+    with Journal(file, encoder="toy") as journal:
+        journal.record([entry("p", stamp=Stamp(3, 0, 0), at=1e6)])
+    db = sqlite3.connect(file)
+    db.executescript("ALTER TABLE pictures DROP COLUMN inode; PRAGMA user_version = 1")
+    db.close()
+    with Journal(file, encoder="toy") as journal:
+        assert journal.known("p", Stamp(3, 0, 0)) is None  # read once more
+        journal.record([entry("p", stamp=Stamp(3, 0, 0), at=1e6)])
+        assert journal.known("p", Stamp(3, 0, 0)) == "c-p"
 
 
 def test_a_journal_of_a_newer_pixdex_is_refused(file: Path) -> None:

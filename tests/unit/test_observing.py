@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import toys
 
 import pixdex
 from pixdex.errors import StoreUnavailable
+from pixdex.jobs import Job
 from pixdex.observing import JsonLines, Telemetry, logged, several
 from pixdex.policy import Attempt, Call, Policy
+from pixdex.report import Report
 
 metrics = pytest.importorskip("opentelemetry.sdk.metrics")
 trace = pytest.importorskip("opentelemetry.sdk.trace")
@@ -92,6 +95,33 @@ def test_pictures_are_counted_by_what_became_of_them(watched: Watched, tmp_path:
     assert counted == {"added": 5, "unchanged": 5, "failed": 2}
     verbs = {point.attributes["db.operation.name"] for point in watched.points("db.client.operation.duration")}
     assert {"create", "upsert", "fetch", "flush"} <= verbs
+
+
+def test_a_later_job_that_is_longer_is_counted_from_its_begin(watched: Watched) -> None:
+    watched.telemetry.added(Report(added=100, seconds=0.001))
+    time.sleep(0.1)
+    watched.telemetry.added(Report(added=130, seconds=0.05))  # the first that is told of another job
+    watched.telemetry.added(Report(added=140, seconds=0.05))
+    (point,) = watched.points("pixdex.pictures")
+    assert point.value == 100 + 140
+
+
+def test_what_a_sync_removed_is_told_too(watched: Watched, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    folder = toys.folder(tmp_path / "pics", 3)
+    with pixdex.open(f"pq://{tmp_path / 'photos.pix'}", encoder=toys.ToyEncoder()) as index:
+        index.add(folder, job=Job())
+        (folder / "00.png").unlink()
+        index.add(folder, job=Job(sync=True), progress=watched.telemetry.added)
+    counted = {point.attributes["status"]: point.value for point in watched.points("pixdex.pictures")}
+    assert counted == {"unchanged": 2, "removed": 1}
+
+
+def test_durations_fall_into_buckets_of_milliseconds(watched: Watched) -> None:
+    watched.telemetry.observe(Attempt(Call("search", "photos"), 1, 0.004, None))
+    (point,) = watched.points("db.client.operation.duration")
+    assert point.explicit_bounds[0] == 0.001
+    assert point.bucket_counts[1] == 1
 
 
 def test_a_probe_of_an_index_is_a_gauge(watched: Watched, tmp_path: Path) -> None:

@@ -171,6 +171,9 @@ def test_what_cannot_be_reranked_says_so_before_it_encodes(photos, root, made, m
         def check(self, tokens):
             raise FingerprintMismatch(f"not of {tokens.fingerprint.encoder}")
 
+        def rerank(self, query, candidates):
+            pytest.fail("it was asked")
+
     monkeypatch.setattr("pixdex._reranking.tokens_from_pictures", pytest.fail)
     photos.add(toys.png(50), ids=["p"], tokens=False)
     with pytest.raises(FingerprintMismatch, match="not of toy"):

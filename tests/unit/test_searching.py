@@ -12,6 +12,7 @@ import pixdex
 from pixdex import fusion
 from pixdex.errors import ConfigError, Unsupported
 from pixdex.fusion import Decay, Moment, Place
+from pixdex.rerankers import Stage
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -85,6 +86,49 @@ def test_what_is_near_comes_first(photos):
     assert yellow.trace["near"] == 0.5, "a record without a place is as one a scale away"
     undecided = photos.search("red0", k=10, near=Place(56.0, 10.0, Decay(scale=30), field="spot"), weights={"near": 0})
     assert ids(undecided) == ids(plain)
+
+
+class Doubtful:
+    """Scores lower than any of another kind; the redder the lower."""
+
+    name, uses_tokens, uses_vectors = "doubtful", False, True
+
+    def rerank(self, query, candidates):
+        by_name = [0.001 * ord(c.id[0]) for c in candidates]  # green and blue are as far from red
+        scores = [(1 - c.score) + more - 9 for c, more in zip(candidates, by_name, strict=True)]
+        return np.where([c.id == "red1" for c in candidates], np.nan, scores)
+
+
+def test_the_order_of_stages_stays_where_nothing_else_counts(photos):
+    """Below a stage's ``@n``, and where it has no score, stand scores of another kind, higher ones here."""
+    stages = ["maxsim", Stage(Doubtful(), top=6)]
+    plain = photos.search("red0", k=10, rerank=stages)
+    assert plain[0].score < plain[-1].score
+    spot = Place(56.0, 10.0, Decay(scale=30), field="spot")
+    assert ids(photos.search("red0", k=10, rerank=stages, near=spot, weights={"near": 0})) == ids(plain)
+    for method in fusion.Method:
+        joined = photos.search("red0", text="red", k=10, rerank=stages, fusion=method, weights={"text": 0})
+        assert ids(joined) == ids(plain), method
+    behind = photos.search("red0", k=10, candidates=4, rerank="maxsim", near=spot, weights={"near": 0})
+    assert ids(behind) == ids(photos.search("red0", k=10, candidates=4, rerank="maxsim"))
+
+
+def test_what_nothing_can_be_searched_by_is_named(photos):
+    for given, said in [
+        ({"near": "here"}, "give latitude and longitude"),
+        ({"near": (1, 2, 3)}, "give latitude and longitude"),
+        ({"at": "2026"}, "give a datetime with a zone"),
+        ({"more_like": "red0"}, r"more_like=\['red0'\]"),
+        ({"less_like": "red0"}, r"less_like=\['red0'\]"),
+        ({"weights": {"image": "much"}}, "'much': a number, 0 or more"),
+        ({"rerank": 5}, "rerank 5: no reranker"),
+        ({"rerank": [("maxsim", 3)]}, "no reranker"),
+        ({"rerank": "maxsim", "candidates": -1}, "candidates is -1"),
+    ]:
+        with pytest.raises(ConfigError, match=said):
+            photos.search("red0", **given)
+    with pytest.raises(ConfigError, match=r"maxsim@2\.5"):
+        Stage("maxsim", top=2.5)
 
 
 def test_what_is_of_that_time_comes_first(photos):

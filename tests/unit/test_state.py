@@ -45,6 +45,9 @@ def test_one_address_has_one_file_however_it_is_written(tmp_path, monkeypatch):
     assert job_file("copy", "pq://a", "pq://b") != job_file("copy", "pq://b", "pq://a")
     assert normal("qdrant://Host:6333/photos") == normal("qdrant://host:6333#photos") == "qdrant://host:6333#photos"
     assert normal("milvus://h/db/photos") != normal("milvus://h/photos")
+    assert normal("milvus://h/DB/photos") != normal("milvus://h/db/photos")
+    mirror = "mirror://?primary=pq://a.pix&secondary=pq://b.pix"
+    assert normal(mirror) == normal(f"{mirror}&share=0.1") != normal(mirror.replace("a.pix", "c.pix"))
     assert normal("/some/file") == "/some/file"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import pixdex
 from pixdex import Batch, Collection, F
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.connectors.mirror import Mirror
-from pixdex.errors import ConfigError, StoreUnavailable
+from pixdex.errors import AccessDenied, ConfigError, FingerprintMismatch, PartialWrite, StoreTimeout, StoreUnavailable
 from pixdex.types import Field, Fingerprint, Kind, Spec, Vector, Want
 
 MARK = Fingerprint(encoder="toy", digest="0123abcd" * 4)
@@ -120,6 +121,105 @@ def test_what_differs_is_noticed_and_named(photos: Collection, mirror: Mirror, s
     assert what == "more" or "'r3'" in examples["scan"]
 
 
+def test_whatever_the_second_store_raises_is_no_callers_business(
+    photos: Collection, mirror: Mirror, second: Shaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(*_: object, timeout: float | None) -> None:
+        raise FingerprintMismatch("switched meanwhile")
+
+    monkeypatch.setattr(second, "upsert", other)
+    monkeypatch.setattr(second, "flush", lambda *_, timeout: 1 / 0)
+    photos.upsert(records(2, start=20))
+    photos.flush()
+    assert photos.count() == 8
+    assert mirror.comparison().unwritten == 2
+
+
+def test_a_second_store_that_hangs_is_given_little_time_and_then_left_alone(
+    second: Shaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = Mirror(MemoryConnector(), second, patience=0.5)
+    photos = Collection.create(mirror, "photos", SPEC)
+    given: list[float | None] = []
+
+    def hanging(*_: object, timeout: float | None) -> None:
+        given.append(timeout)
+        raise StoreTimeout(f"no answer in {timeout} s")
+
+    monkeypatch.setattr(second, "upsert", hanging)
+    for start in (0, 10):
+        photos.upsert(records(2, start=start))
+    assert given == [0.5]
+    monkeypatch.undo()
+    photos.flush()
+    assert mirror.comparison().unwritten == 0
+    photos.upsert(records(1, start=30))
+    assert second.count("photos", None, timeout=None) == 5  # written to again at once
+    mirror.close()
+
+
+def test_what_the_first_store_took_half_of_is_brought_over(
+    photos: Collection, mirror: Mirror, second: Shaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = mirror.primary.upsert
+
+    def half(name: str, batch: Batch, *, timeout: float | None) -> None:
+        real(name, batch.take([0]), timeout=timeout)
+        raise PartialWrite("the disk is full", done=[batch.ids[0]])
+
+    monkeypatch.setattr(mirror.primary, "upsert", half)
+    with pytest.raises(PartialWrite):
+        photos.upsert(records(2, start=20))
+    monkeypatch.undo()
+    photos.flush()
+    assert "r20" in ids(second, "copied")
+    assert mirror.comparison().unwritten == 0
+
+
+def test_it_opens_while_the_second_store_is_away(photos: Collection, mirror: Mirror, second: Shaky) -> None:
+    second.away = True
+    assert Collection.open(mirror, "photos").count() == 6
+    second.describe = lambda *_, timeout: raising(AccessDenied("wrong key"))  # type: ignore[method-assign]
+    with pytest.raises(AccessDenied):  # which will not pass
+        Collection.open(mirror, "photos")
+
+
+def raising(error: Exception) -> Any:
+    raise error
+
+
+def test_ids_are_not_remembered_without_bound_and_an_end_behind_is_told(
+    photos: Collection, mirror: Mirror, second: Shaky, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pixdex.connectors.mirror._REMEMBERED", 3)
+    second.away = True
+    for start in (10, 20, 30):
+        photos.upsert(records(3, start=start))
+    assert mirror.comparison().unwritten == 9
+    second.away = False
+    photos.flush()
+    assert mirror.comparison().unwritten == 6
+    mirror.close()
+    assert "6 records behind: bring it level with pixdex copy" in caplog.text
+
+
+def test_closing_does_not_ask_again(photos: Collection, mirror: Mirror, second: Shaky) -> None:
+    asked: list[int] = []
+    begun = threading.Event()
+
+    def count(*_: object, timeout: float | None) -> int:
+        asked.append(1)
+        begun.set()
+        return 99
+
+    second.count = count  # type: ignore[method-assign, assignment]
+    photos.count()
+    assert begun.wait(10)
+    mirror.close()
+    assert asked == [1]
+    assert mirror.comparison().failed == 0
+
+
 def test_an_answer_that_a_write_overtook_is_asked_for_again(photos: Collection, mirror: Mirror, second: Shaky) -> None:
     real = second.count
     stale = iter([5])
@@ -127,6 +227,22 @@ def test_an_answer_that_a_write_overtook_is_asked_for_again(photos: Collection, 
     assert photos.count() == 6
     found = mirror.comparison()
     assert (found.reads, found.differing) == (1, 0)
+
+
+def test_while_writes_come_between_nothing_is_said_to_differ(
+    photos: Collection, mirror: Mirror, second: Shaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = mirror.primary.count
+
+    def overtaken(name: str, where: Any, *, timeout: float | None) -> int:
+        found = real(name, where, timeout=timeout)
+        photos.upsert(records(1, start=100 + found))  # as by another thread, before the second is asked
+        return found
+
+    monkeypatch.setattr(mirror.primary, "count", overtaken)
+    photos.count()
+    found = mirror.comparison()
+    assert (found.differing, found.failed, found.skipped) == (0, 0, 1)
 
 
 def test_a_share_of_the_reads_is_compared() -> None:
@@ -155,6 +271,8 @@ def test_addresses_that_make_no_mirror(tmp_path: Path) -> None:
         pixdex.connect("mirror://?primary=memory://")
     with pytest.raises(ConfigError, match="no option 'second'"):
         pixdex.connect("mirror://?primary=memory://&second=memory://")
+    with pytest.raises(ConfigError, match="patience is 0"):
+        pixdex.connect("mirror://?primary=memory://&secondary=memory://&patience=0")
     with pytest.raises(ConfigError, match="share is 2"):
         pixdex.connect("mirror://?primary=memory://&secondary=memory://&share=2")
     del tmp_path

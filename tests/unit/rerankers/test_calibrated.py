@@ -13,10 +13,12 @@ from test_calibration import lists
 pytest.importorskip("onnxruntime")
 
 from pixdex import rerankers
+from pixdex.errors import ConfigError
 from pixdex.rerankers.calibrated import Calibrated, Record, uncalibrated
 from pixdex.rerankers.calibration import Calibration, sigmoid
 from pixdex.rerankers.learned import CONFIG_FILE, Learned, shipped
 from pixdex.rerankers.port import Candidate, Query
+from pixdex.rerankers.references import for_tokens
 from pixdex.types import Fingerprint, Metric
 
 FOLDERS = [(kind, name) for kind in ("cross", "transport") for name in shipped(kind)]
@@ -55,7 +57,7 @@ def test_what_comes_with_pixdex_gives_probabilities(kind: str, name: str) -> Non
 
 @pytest.mark.parametrize("kind", ["cross", "transport"])
 def test_a_calibration_is_fitted_to_what_lies_beneath(kind: str) -> None:
-    """Also where a reranker is found by the tokens, before and after it was."""
+    """Also where a reranker is found by the tokens, before and after it was; which changes none that others may be using."""
     query, candidates = pictures()
     spec = rerankers.load(f"{kind}:mini")._about.fingerprints[0]  # type: ignore[attr-defined]
 
@@ -63,13 +65,13 @@ def test_a_calibration_is_fitted_to_what_lies_beneath(kind: str) -> None:
         fingerprint = spec
 
     raw = rerankers.load(f"{kind}:mini").uncalibrated().rerank(query, candidates)  # type: ignore[attr-defined]
-    late = rerankers.load(kind)
-    for found in (uncalibrated(late), late):
-        found.check(Spec())  # type: ignore[attr-defined]
+    shared = rerankers.load(kind)
+    late = for_tokens(shared, Spec())  # type: ignore[arg-type]
     assert uncalibrated(late).rerank(query, candidates).tolist() == raw.tolist()
-    early = uncalibrated(rerankers.load(kind))
-    early.check(Spec())  # type: ignore[attr-defined]
+    early = for_tokens(uncalibrated(shared), Spec())  # type: ignore[arg-type]
     assert early.rerank(query, candidates).tolist() == raw.tolist()
+    with pytest.raises(ConfigError, match="say whose tokens these are"):
+        shared.rerank(query, candidates)
     calibration = Calibration(0.0, 0.1, 0.0)
     record = Record(
         inner=kind,
@@ -82,6 +84,8 @@ def test_a_calibration_is_fitted_to_what_lies_beneath(kind: str) -> None:
     said = Calibrated(late, record).rerank(query, candidates)
     assert said == pytest.approx(sigmoid(0.1 * raw.astype(float)), abs=1e-6)
     assert Calibrated(late, record).correspondences(query, candidates[3]).shape == (16, 16)
+    there = for_tokens(Calibrated(shared, record), Spec())  # type: ignore[arg-type]
+    assert there.rerank(query, candidates) == pytest.approx(said, nan_ok=True)
 
 
 def test_a_folder_is_calibrated_only_where_that_helps(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 
 skimage = pytest.importorskip("skimage")
@@ -14,10 +16,12 @@ from PIL import Image, ImageOps  # noqa: E402
 
 import pixdex  # noqa: E402
 from pixdex import rerankers  # noqa: E402
-from pixdex.errors import ConfigError, FingerprintMismatch  # noqa: E402
+from pixdex.errors import ConfigError, FingerprintMismatch, Unsupported  # noqa: E402
 from pixdex.index import ImageIndex  # noqa: E402
 from pixdex.rerankers.learned import CONFIG_FILE, LOOKS, SCORES, Learned, shipped  # noqa: E402
 from pixdex.rerankers.port import Query  # noqa: E402
+from pixdex.rerankers.stages import Stage, ready  # noqa: E402
+from pixdex.types import Fingerprint, Metric, TokenSpec, Vector  # noqa: E402
 
 KINDS = ["cross", "transport"]
 
@@ -104,6 +108,31 @@ def test_what_comes_with_pixdex_is_whole_and_small(kind: str) -> None:
         assert sum(files.values()) < 4 << 20
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_serves_several_encoders_at_once(kind: str) -> None:
+    """Each search uses that for its own tokens, whatever another has asked for meanwhile."""
+    shared = rerankers.load(kind)
+    wanted = {}
+    for name in ("mini", "vit-tiny-16-224"):
+        values = orjson.loads((shipped(kind)[name] / CONFIG_FILE).read_bytes())
+        fingerprint = Fingerprint(**values["fingerprints"][0])
+        spec = TokenSpec(count=64, dim=values["tokens"]["dim"], fingerprint=fingerprint)
+        wanted[name] = ready([Stage(shared)], Query(np.zeros(1, np.float32), np.ones((2, 8), np.int8)), spec)
+    for name, (stage,) in wanted.items():
+        assert isinstance(stage.reranker, Learned)
+        assert stage.reranker.folder == shipped(kind)[name]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_distances_are_no_cosines(kind: str) -> None:
+    """The first stage's score is part of what is judged: another one would give wrong answers, and say nothing."""
+    reranker = rerankers.load(f"{kind}:mini")
+    made = Vector(dim=4, fingerprint=Fingerprint(encoder="toy", digest="0" * 8))
+    reranker.check_vector(made)  # type: ignore[attr-defined]
+    with pytest.raises(Unsupported, match="compared by l2: rerank with maxsim"):
+        reranker.check_vector(replace(made, metric=Metric.L2))  # type: ignore[attr-defined]
+
+
 def test_without_an_encoder_it_must_be_told() -> None:
-    with pytest.raises(ConfigError, match=r"say whose tokens these are .*cross:mini"):
+    with pytest.raises(ConfigError, match=r"say whose tokens these are: .*cross:mini"):
         rerankers.load("cross").rerank(Query(np.zeros(1, np.float32), np.ones((2, 64), np.int8)), [])

@@ -39,7 +39,7 @@ CANDIDATES = [Candidate(name, score) for name, score in FIRST.items()]
 
 
 def order(*stages: Stage) -> str:
-    return "".join("abcde"[one.row] for one in staged(QUERY, CANDIDATES, stages, None))
+    return "".join("abcde"[one.row] for one in staged(QUERY, CANDIDATES, stages))
 
 
 def test_a_stage_sees_the_best_so_far_and_the_rest_keep_their_order() -> None:
@@ -49,12 +49,12 @@ def test_a_stage_sees_the_best_so_far_and_the_rest_keep_their_order() -> None:
     assert two.seen == [["c", "d", "e"]]
     assert order(Stage(two, top=2), Stage(one, top=100)) == "cdeba"  # more than there are is all
     assert order() == "abcde"
-    assert [one.score for one in staged(QUERY, CANDIDATES, (), None)] == list(FIRST.values())
+    assert [one.score for one in staged(QUERY, CANDIDATES, ())] == list(FIRST.values())
 
 
 def test_the_trace_says_what_each_stage_scored() -> None:
     one, two = Told({"a": 1, "b": 2, "c": 3, "d": 0, "e": -1}), Told({"a": 7, "b": 8, "c": 9})
-    best, *_, last = staged(QUERY, CANDIDATES, [Stage(one), Stage(two, top=3)], None)
+    best, *_, last = staged(QUERY, CANDIDATES, [Stage(one), Stage(two, top=3)])
     assert (best.row, best.score, dict(best.trace)) == (2, 9, {"first": 0.7, "told": 3, "told.2": 9})
     assert (last.score, dict(last.trace)) == (-1, {"first": 0.5, "told": -1})
 
@@ -63,8 +63,17 @@ def test_what_is_not_scored_keeps_its_place_and_equals_keep_their_order() -> Non
     assert order(Stage(Told({"b": 1, "c": 2, "e": 3}))) == "aecdb"
     assert order(Stage(Told(dict.fromkeys("abcde", 1)))) == "abcde"
     assert order(Stage(Told({}))) == "abcde"
-    unscored = staged(QUERY, CANDIDATES, [Stage(Told({"b": 1}))], None)[0]
+    unscored = staged(QUERY, CANDIDATES, [Stage(Told({"b": 1}))])[0]
     assert (unscored.score, dict(unscored.trace)) == (0.9, {"first": 0.9})
+
+
+def test_a_score_too_few_or_too_many_is_refused() -> None:
+    class Odd(Told):
+        def rerank(self, query, candidates):
+            return super().rerank(query, candidates)[:-1]
+
+    with pytest.raises(ConfigError, match=r"'told' gives scores \[4\] of 5 candidates"):
+        order(Stage(Odd({"b": 1})))
 
 
 def test_a_text_is_read_as_stages() -> None:
