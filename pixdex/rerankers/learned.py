@@ -230,7 +230,7 @@ class Shipped:
         known = [about for about in map(_About.read, shipped(self.name).values()) if about.name == self.name]
         for about in known:
             if any(each.digest == tokens.fingerprint.digest for each in about.fingerprints):
-                found = _brought(about.folder, self.name)
+                found = _started_once(about.folder, self.name)
                 return found if self._calibrated else found.uncalibrated()
         encoders = ", ".join(sorted({about.encoders for about in known})) or "no encoder"
         raise FingerprintMismatch(
@@ -283,12 +283,20 @@ def load(kind: str, rest: str) -> Learned | Shipped:
     folder = known.get(rest, Path(rest).expanduser())
     if not (folder / CONFIG_FILE).is_file():
         raise ConfigError(f"{kind}:{rest}: no such folder of a reranker; pixdex brings {', '.join(known) or 'none'}")
-    return Learned(folder, kind)
+    return _started_once(folder, kind)
+
+
+def _started_once(folder: Path, kind: str) -> Learned:
+    """The one of a folder: every search asks for it anew, and starting costs as much as a search. One that was written anew since is
+    started anew.
+    """
+    written = (folder / CONFIG_FILE).stat()
+    return _kept(folder.resolve(), kind, (written.st_ino, written.st_mtime_ns))
 
 
 @lru_cache(maxsize=8)
-def _brought(folder: Path, kind: str) -> Learned:
-    """One that comes with pixdex: started once, since every search asks for it anew, and starting costs as much as a search."""
+def _kept(folder: Path, kind: str, written: tuple[int, int]) -> Learned:
+    del written  # told apart by it
     return Learned(folder, kind)
 
 

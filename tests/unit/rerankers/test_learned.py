@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ pytest.importorskip("onnx")
 
 from pixdex import rerankers  # noqa: E402
 from pixdex.errors import AlreadyExists, ConfigError, FingerprintMismatch  # noqa: E402
-from pixdex.rerankers.learned import Learned, shipped  # noqa: E402
+from pixdex.rerankers.learned import CONFIG_FILE, Learned, load, shipped  # noqa: E402
 from pixdex.rerankers.port import Candidate, Query, Reranker  # noqa: E402
 from pixdex.training.pairfolder import read_net, save_reranker  # noqa: E402
 from pixdex.training.pairnets import PairNet, made  # noqa: E402
@@ -178,7 +179,7 @@ def test_the_one_that_comes_with_pixdex_is_found_by_the_tokens(
     with pytest.raises(FingerprintMismatch, match=r"no reranker .* of other, only for tokens of toy"):
         reranker.check(spec("other", digest="2" * 8))
     reranker.check(spec())
-    assert reranker.rerank(query, candidates) == Learned(folders[kind], kind).rerank(query, candidates)
+    assert reranker.for_tokens(spec()).rerank(query, candidates) == Learned(folders[kind], kind).rerank(query, candidates)
     started: list[Path] = []
     monkeypatch.setattr("pixdex.rerankers.learned._started", started.append)
     for each in (reranker, rerankers.load(kind)):  # as every search does
@@ -191,3 +192,14 @@ def test_those_that_come_with_pixdex_load_and_are_small() -> None:
         for name, folder in shipped(kind).items():
             assert isinstance(rerankers.load(f"{kind}:{name}"), Learned)
             assert sum(file.stat().st_size for file in folder.iterdir()) < 4 << 20
+
+
+def test_a_folder_is_started_once_and_anew_when_it_was_written_anew(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(folders["cross"], folder)
+    first = load("cross", str(folder))
+    assert load("cross", str(folder)) is first
+    values = orjson.loads((folder / CONFIG_FILE).read_bytes())
+    (folder / CONFIG_FILE).unlink()
+    (folder / CONFIG_FILE).write_bytes(orjson.dumps({**values, "name": "other"}))
+    assert load("cross", str(folder)).name == "other"
