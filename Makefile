@@ -26,7 +26,7 @@ demo: $(DEMO_VENV)/ready
 	$(DEMO_VENV)/bin/pixdex demo
 
 # Trains the encoder that is brought along and puts it in place of the one that is there: pixdex/encoders/mini/MODEL_CARD.md.
-# A GPU that torch finds is used; on a processor SECONDS=36000 is about right. Stopped, the same command goes on.
+# A GPU that torch finds is used; on a processor SECONDS=10000 is about right. Stopped, the same command goes on.
 mini: learned-from setup
 	$(BIN)/python -m pixdex.training.mini --pictures $(PICTURES) --teacher $(TEACHER) --seconds $(SECONDS) --into pixdex/encoders/mini
 

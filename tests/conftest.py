@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Generator
@@ -25,8 +27,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 # One runtime for all, since tests compare vectors; nothing is measured, and nothing kept of a run.
 os.environ["PIXDEX_RUNTIME"] = "torch"
 # Jobs remember things in a folder that goes with the tests.
-_STATE = tempfile.TemporaryDirectory(prefix="pixdex-state-")
-os.environ["PIXDEX_STATE"] = _STATE.name
+os.environ["PIXDEX_STATE"] = tempfile.mkdtemp(prefix="pixdex-state-")
+atexit.register(shutil.rmtree, os.environ["PIXDEX_STATE"], ignore_errors=True)
 
 ROOT = Path(__file__).resolve().parents[1]
 COVERS_THE_SPINE = (

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pixdex.errors import ConfigError, MissingDependency, nearest
+from pixdex.errors import ConfigError, nearest
+from pixdex.training._library import metric_learning
 
 __all__ = ["DEFAULT", "NAMES", "Loss", "Nested", "named", "needs_pairs"]
 
@@ -190,14 +191,8 @@ def _kind(name: str) -> _Kind:
 
 
 def _losses() -> Any:
-    try:
-        from pytorch_metric_learning import losses
-    except ImportError as error:
-        raise MissingDependency("pytorch-metric-learning", "train") from error
-    return losses
+    return metric_learning("losses")
 
 
 def _miners() -> Any:
-    from pytorch_metric_learning import miners
-
-    return miners
+    return metric_learning("miners")

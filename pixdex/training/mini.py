@@ -30,7 +30,7 @@ from pixdex.training.teachers import Teacher
 
 __all__ = ["gathered", "main", "write"]
 
-SIDE = 192
+SIDE = 224
 """Pictures are kept at this side; views are made of them."""
 SETS = {"caltech101": "split", "caltech101_more": "split", "grocery_store": "zero_shot_split"}
 """The folders, and the column that says ``train``."""
@@ -68,9 +68,9 @@ def _make(options: argparse.Namespace) -> int:
         )
     pictures = gathered(options.pictures).to(torch.device(options.device))
     recipe = Recipe(seconds=options.seconds, batch=options.batch)
-    shapes = {"mini": MiniShape()}
-    teacher = Teacher.load(options.teacher)
-    distil(pictures, teacher, shapes, recipe, out=options.work, state=options.work / "state.pt", say=_say)
+    shape = MiniShape()
+    teacher = Teacher.load(options.teacher, shape.widths)
+    distil(pictures, teacher, shape, recipe, out=options.work, state=options.work / "state.pt", say=_say)
     if options.into is not None:
         write(options.work / "mini.pt", options.into)
     return 0

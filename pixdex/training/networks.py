@@ -1,16 +1,17 @@
 """The network of the bundled encoder: small, of plain convolutions, with one vector and a map of local descriptors.
 
-Four stages of inverted residuals (Sandler et al.: MobileNetV2, CVPR 2018), the first ones fused (a dense 3 x 3 convolution
-instead of a pointwise and a depthwise one; Tan, Le: EfficientNetV2, ICML 2021), since processors run those faster at
-few channels. Importing this imports torch.
+Its stages end where a teacher's maps are met, so that each can learn alone (see ``distil``). Blocks are inverted residuals
+(Sandler et al.: MobileNetV2, CVPR 2018), fused in the first stages (a dense 3 x 3 convolution instead of a pointwise and
+a depthwise one; Tan, Le: EfficientNetV2, ICML 2021), since processors run those faster at few channels. Importing this
+imports torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - what everybody calls it
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -26,24 +27,28 @@ class MiniShape:
     """How large the network is.
 
     Attributes:
-        size: side of its input, pixels; a multiple of 32.
+        size: side of its input where it is used, pixels; a multiple of 32. It may have learned at another one.
         stem: channels of the first convolution.
-        widths: channels of the four stages, at a quarter to a thirty-second of the size.
+        widths: channels of the stages' maps: those of the teacher where the stages meet its maps.
+        strides: by how much each stage makes its input smaller, the first one beside the stem.
         depths: blocks of each.
-        expand: how many times wider a block is inside.
+        inner: channels inside the blocks of each.
         fused: how many stages have fused blocks.
-        last: channels of the last map.
+        waist: channels before the last map.
+        last: channels of the last map: those of the teacher.
         cells: values of a local descriptor.
         dim: values of the vector.
     """
 
-    size: int = 160
+    size: int = 192
     stem: int = 32
-    widths: tuple[int, int, int, int] = (32, 64, 128, 288)
-    depths: tuple[int, int, int, int] = (2, 3, 6, 4)
-    expand: int = 4
-    fused: int = 2
-    last: int = 768
+    widths: tuple[int, ...] = (24, 32, 64, 96, 160)
+    strides: tuple[int, ...] = (2, 2, 2, 1, 2)
+    depths: tuple[int, ...] = (2, 3, 3, 3, 4)
+    inner: tuple[int, ...] = (96, 128, 256, 576, 1024)
+    fused: int = 3
+    waist: int = 256
+    last: int = 1280
     cells: int = 128
     dim: int = 256
 
@@ -64,8 +69,8 @@ class Maps(NamedTuple):
     Attributes:
         own: the vector, ``[n, dim]``, not normalized.
         cells: local descriptors, ``[n, cells, size / 16, size / 16]``.
-        stages: the maps of the four stages.
-        last: the map after them, ``[n, last, size / 32, size / 32]``: its mean and that of the third stage make the vector.
+        stages: the maps of the stages.
+        last: the map after them, ``[n, last, size / 32, size / 32]``: its mean makes the vector.
     """
 
     own: Tensor
@@ -80,20 +85,21 @@ class MiniNet(nn.Module):
     def __init__(self, shape: MiniShape = MiniShape()) -> None:
         super().__init__()
         self.shape = shape
-        self.stem = _conv(3, shape.stem, stride=2)
-        stages = []
+        stages: list[nn.Module] = []
         width = shape.stem
-        for place, (wide, deep) in enumerate(zip(shape.widths, shape.depths, strict=True)):
-            fused = place < shape.fused
-            blocks = [_Block(width, wide, shape.expand, stride=2, fused=fused)]
-            blocks += [_Block(wide, wide, shape.expand, stride=1, fused=fused) for _ in range(deep - 1)]
+        for place, wide in enumerate(shape.widths):
+            fused, inner, stride = place < shape.fused, shape.inner[place], shape.strides[place]
+            blocks: list[nn.Module] = [] if place else [_Scaled(), _conv(3, shape.stem, stride=2)]
+            blocks.append(_Block(width, wide, inner, stride=stride, fused=fused))
+            blocks += [_Block(wide, wide, inner, stride=1, fused=fused) for _ in range(shape.depths[place] - 1)]
             stages.append(nn.Sequential(*blocks))
             width = wide
+        top = _Block(width, shape.waist, shape.inner[-1], stride=1, fused=False)
+        stages.append(nn.Sequential(top, *_conv(shape.waist, shape.last, kernel=1)))
         self.stages = nn.ModuleList(stages)
-        self.last = _conv(width, shape.last, kernel=1)
-        self.fine = nn.Conv2d(shape.widths[2], shape.cells, 1)
+        self.fine = nn.Conv2d(shape.widths[-2], shape.cells, 1)
         self.coarse = nn.Conv2d(shape.last, shape.cells, 1)
-        self.own = nn.Linear(shape.last + shape.widths[2], shape.dim)
+        self.own = nn.Linear(shape.last, shape.dim)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -104,24 +110,32 @@ class MiniNet(nn.Module):
 
     def forward(self, pictures: Tensor) -> Maps:
         """See ``Maps``."""
-        x = self.stem((pictures - _MEAN) / _SCALE)
-        stages = []
+        maps = []
+        x = pictures
         for stage in self.stages:
             x = stage(x)
-            stages.append(x)
-        last = self.last(x)
+            maps.append(x)
+        return self.headed(maps)
+
+    def headed(self, maps: Sequence[Tensor]) -> Maps:
+        """The outputs that are made of the maps of stages, of the upper ones at least, and of the last one."""
+        *stages, last = maps
         wide = F.interpolate(self.coarse(last), scale_factor=2.0, mode="nearest")
-        pooled = torch.cat([made.mean(dim=(2, 3)) for made in (last, stages[2])], dim=1)
-        cells = self.fine(stages[2]) + wide
-        return Maps(own=self.own(pooled), cells=cells, stages=tuple(stages), last=last)
+        return Maps(
+            own=self.own(last.mean(dim=(2, 3))), cells=self.fine(stages[-2]) + wide, stages=tuple(stages), last=last
+        )
+
+
+class _Scaled(nn.Module):
+    def forward(self, pictures: Tensor) -> Tensor:
+        return (pictures - _MEAN) / _SCALE
 
 
 class _Block(nn.Module):
     """An inverted residual, fused or not; without an activation at its end."""
 
-    def __init__(self, width: int, out: int, expand: int, *, stride: int, fused: bool) -> None:
+    def __init__(self, width: int, out: int, inner: int, *, stride: int, fused: bool) -> None:
         super().__init__()
-        inner = width * expand
         self.keeps = stride == 1 and width == out
         if fused:
             self.wide = _conv(width, inner, stride=stride)

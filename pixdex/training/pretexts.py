@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - what everybody calls it
 
-from pixdex.errors import ConfigError, MissingDependency, nearest
+from pixdex.errors import ConfigError, nearest
+from pixdex.training._library import metric_learning
 from pixdex.training._network import Embedder
 from pixdex.training.augment import Augmentation, resized
 
@@ -62,10 +63,7 @@ class SimCLR(nn.Module):
     def __init__(self, dim: int, *, temperature: float = 0.2) -> None:
         """Raises MissingDependency without pytorch-metric-learning."""
         super().__init__()
-        try:
-            from pytorch_metric_learning import losses
-        except ImportError as error:
-            raise MissingDependency("pytorch-metric-learning", "train") from error
+        losses = metric_learning("losses")
         self.projector = _Projector(dim)
         self.contrast = losses.SelfSupervisedLoss(losses.SupConLoss(temperature=temperature))
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from pixdex.training.augment import Augmentation, Mixing
 
-__all__ = ["EDITS", "VIEWS", "Pictures", "Recipe"]
+__all__ = ["CLOSE", "EDITS", "VIEWS", "Pictures", "Recipe"]
 
 VIEWS = Augmentation(
-    size=224, scale=(0.2, 1.0), rotation=25.0, rotate=0.35, hue=0.08, grey=0.12, blur=0.25, jpeg=0.2, patch=0.15
+    size=160, scale=(0.25, 1.0), rotation=25.0, rotate=0.35, hue=0.08, grey=0.12, blur=0.25, jpeg=0.1, patch=0.15
 )
+CLOSE = replace(VIEWS, size=80, scale=(0.08, 0.42))
+"""A quarter of the places at the same magnification: what first stages see lies within."""
 EDITS = Augmentation(
     size=224,
     scale=(0.36, 0.8),
@@ -54,44 +56,57 @@ class Recipe:
     """How it is learned.
 
     Attributes:
-        seconds: how long, of all runs together; the learning rate falls over this time.
-        batch: pictures in a step; each gives two views, the second often mixed.
-        rate: the largest learning rate of AdamW, ``decay`` its weight decay, ``warmup`` the share of time it rises.
+        seconds: how long, of all runs together; the learning rates fall over this time.
+        batch: views in a step of the upper stages, and as many close ones of the first stages.
+        rate: the largest learning rate of AdamW, for biases, normalizations, depthwise convolutions and what stands on
+            the maps.
+        turn: the largest one of Muon, for the dense convolutions; ``decay`` their weight decay.
+        decay: see ``turn``.
+        warmup: the share of time in which both rise.
         average: of the weights that are kept, the share of the old average in each step.
-        views: how views are made, at the size that the teacher sees.
-        mixing: how the second views are mixed.
-        stages: weight of the teacher's four maps, which falls to a fifth of it over the time, ``last`` of the map its vector is pooled from, ``cells`` of the same for
+        views: how views are made, at the size that teacher and student see.
+        close: how those of the first stages are made.
+        mixing: how views are mixed.
+        early: how many stages are the first ones.
+        kept: how many views the upper stages learn from again, ``fresh`` of a step's are new.
+        fresh: see ``kept``.
+        joined: the share of time after which stages are fed by the student alone; until then with a share that rises.
+        stages: weight of the stages' maps and of the last one, ``pooled`` of the mean that the vector is made of, ``cells`` of
             the local descriptors.
-        own: weight of the vector, ``alike`` of the likeness of pictures, ``copies`` of finding the other view, ``classes``
-            of telling labels apart.
-        heat: temperature of likenesses, ``copies_heat`` of views.
-        target_share: how far the teacher's vector goes from whitening (0) to what labels teach it (1); at .75 held classes
-            were found better than at both, in two data sets.
+        pooled: see ``stages``.
+        cells: see ``stages``.
+        own: weight of the vector, ``alike`` of the likeness of pictures.
+        alike: see ``own``.
+        heat: temperature of likenesses.
+        target_share: how far the teacher's vector goes from whitening (0) to what labels teach it (1).
         target_views: views of each picture that it is taught with, besides the picture.
-        bfloat16: whether networks compute in it; None: on a GPU.
+        bfloat16: whether networks compute in it; None: where the device is faster so.
         every: seconds between looks at the held classes, when weights are written too.
         seed: of everything random.
     """
 
     seconds: float = 420.0
-    batch: int = 128
+    batch: int = 64
     rate: float = 2e-3
-    decay: float = 0.03
+    turn: float = 0.04
+    decay: float = 0.02
     warmup: float = 0.04
-    average: float = 0.998
+    average: float = 0.99
     views: Augmentation = VIEWS
-    mixing: Mixing = field(default_factory=lambda: Mixing(mixup=0.3, cutmix=0.4))
-    stages: float = 1.5
-    last: float = 1.0
-    cells: float = 0.5
-    own: float = 2.0
+    close: Augmentation = CLOSE
+    mixing: Mixing = field(default_factory=lambda: Mixing(mixup=0.2, cutmix=0.3))
+    early: int = 2
+    kept: int = 2048
+    fresh: int = 16
+    joined: float = 0.5
+    stages: float = 1.0
+    pooled: float = 0.5
+    cells: float = 0.3
+    own: float = 3.0
     alike: float = 1.0
-    copies: float = 0.1
-    classes: float = 0.1
     heat: float = 0.1
-    copies_heat: float = 0.1
     target_share: float = 0.75
-    target_views: int = 4
+    target_views: int = 0
     bfloat16: bool | None = None
-    every: float = 45.0
+    every: float = 240.0
     seed: int = 0

@@ -5,7 +5,7 @@ Importing this imports torch; transformers when a teacher is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - what everybody calls it
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 __all__ = ["Lesson", "Target", "Teacher", "map_at_r"]
 
@@ -23,7 +24,7 @@ class Lesson(NamedTuple):
     """What a teacher makes of a batch.
 
     Attributes:
-        stages: its maps at a quarter to a thirty-second of the size, the last of each width.
+        stages: its maps where stages end.
         last: the map that its vector is pooled from, ``[n, d, size / 32, size / 32]``.
     """
 
@@ -37,23 +38,34 @@ class Lesson(NamedTuple):
 
 
 class Teacher(nn.Module):
-    """A MobileNetV2 of transformers, frozen. It takes float ``[n, 3, size, size]`` in [0, 1]."""
+    """A MobileNetV2 of transformers, frozen. It takes float ``[n, 3, size, size]`` in [0, 1].
 
-    def __init__(self, model: nn.Module, size: int = 224) -> None:
+    Args:
+        model: the network.
+        widths: channels of the maps where stages end: of each width the last one.
+    """
+
+    def __init__(self, model: nn.Module, widths: Sequence[int]) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(requires_grad=False)
-        self.size = size
+        self.widths = tuple(widths)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None])
         self.register_buffer("std", torch.tensor(_STD)[:, None, None])
 
     @classmethod
-    def load(cls, folder: Path) -> Teacher:
-        """The weights in a folder of transformers."""
+    def load(cls, folder: Path, widths: Sequence[int]) -> Teacher:
+        """The weights in a folder of transformers, with normalizations as part of the convolutions before them."""
         from transformers import AutoModel
 
-        return cls(AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True))
+        model: nn.Module = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+        for module in model.modules():
+            convolution, following = (getattr(module, name, None) for name in ("convolution", "normalization"))
+            if isinstance(convolution, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                module.convolution = fuse_conv_bn_eval(convolution, following)
+                module.normalization = nn.Identity()
+        return cls(model, widths)
 
     def train(self, mode: bool = True) -> Teacher:  # noqa: FBT001, FBT002 - torch's signature
         """Nothing: it stays as it is."""
@@ -65,10 +77,8 @@ class Teacher(nn.Module):
         """See ``Lesson``."""
         pixels = (pictures - self.mean) / self.std
         made: Any = self.model(pixel_values=pixels, output_hidden_states=True)
-        by_side = {state.shape[2]: state for state in made.hidden_states}  # the last of each size stays
-        return Lesson(
-            stages=tuple(by_side[side] for side in sorted(by_side, reverse=True)), last=made.last_hidden_state
-        )
+        by_width = {state.shape[1]: state for state in made.hidden_states}  # the last of each width stays
+        return Lesson(stages=tuple(by_width[width] for width in self.widths), last=made.last_hidden_state)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

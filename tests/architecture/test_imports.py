@@ -243,7 +243,8 @@ RULES: dict[str, set[str]] = {
     "rerankers.port": {"types", "filters", "encoders.port"},
     "testing*": {"*"},
     "training": {"training._loop", "training.heading", "training.pairing", "errors"},
-    "training.losses": {"errors"},
+    "training._library": {"errors"},
+    "training.losses": {"training._library", "errors"},
     "training.sampling": {"errors"},
     "training.data": {"pictures", "sources", "sources.tables", *SPINE},
     "training.kernels": {"encoders.kernelmaps", "errors"},
@@ -290,7 +291,7 @@ RULES: dict[str, set[str]] = {
     "training._judging": {"encoders.tokens", "evaluation", "training.data", "training.lora", "training.report"}
     | {"training._loop", "training._network"},
     "training._workplace": {"errors"},
-    "training.pretexts": {"training._network", "training.augment", "errors"},
+    "training.pretexts": {"training._library", "training._network", "training.augment", "errors"},
     "training.finetune": {"encoders._digest", "encoders.compose", "encoders.preprocess", "evaluation"}
     | {"training.augment", "training.data", "training.losses", "training.sampling", "errors"}
     | {
@@ -325,8 +326,9 @@ RULES: dict[str, set[str]] = {
     "training.matching": set(),
     "training.teachers": set(),
     "training.recipes": {"training.augment"},
-    "training.distil": {"training.augment", "training.matching", "training.networks", "training.recipes"}
-    | {"training.teachers"},
+    "training.muon": set(),
+    "training.distil": {"training._device", "training.augment", "training.matching", "training.muon"}
+    | {"training.networks", "training.recipes", "training.teachers"},
     "training.mini": {
         "training.distil",
         "training.networks",

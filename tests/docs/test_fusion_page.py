@@ -32,7 +32,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(7)
     base, lines = rng.integers(0, 256, (6, 8, 3)), []
     for kind in KINDS:
-        blocks = base + rng.normal(0, 6, base.shape)
+        blocks = base + rng.normal(0, 3, base.shape)
         for number in range(6):
             pixels = np.clip(blocks + rng.normal(0, 40, blocks.shape), 0, 255).astype(np.uint8)
             path = home / "in" / kind.removesuffix("s") / f"{number}.png"

@@ -80,7 +80,7 @@ def test_every_store_has_a_column(generate: ModuleType) -> None:
     from pixdex.connectors import GROUP
 
     ours = {point.name for point in entry_points(group=GROUP) if point.value.startswith("pixdex.")}
-    assert ours - generate.STORES.keys() <= {"qdrant+https"}
+    assert ours - generate.STORES.keys() <= {"qdrant+https", "mirror"}  # as the other one, and as the two it is made of
 
 
 def test_every_capability_has_a_row_and_a_meaning(generate: ModuleType) -> None:

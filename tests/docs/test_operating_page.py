@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +22,17 @@ BLOCKS = re.findall(r"```(python|console)\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PIXDEX_STATE", str(tmp_path / "state"))
     home = furnished(tmp_path)
     monkeypatch.chdir(home)
-    return home
+    logger = logging.getLogger("pixdex")
+    before, level = list(logger.handlers), logger.level
+    yield home
+    for handler in [one for one in logger.handlers if one not in before]:  # of --log, in this process
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(level)
 
 
 def shell(line: str) -> str:

@@ -195,9 +195,12 @@ def test_what_cannot_be_measured_is_refused(call: Callable[..., object], error: 
 def test_pytorch_metric_learning_agrees(apart: bool) -> None:
     pytest.importorskip("pytorch_metric_learning")
     import torch
-    from pytorch_metric_learning.distances import CosineSimilarity
-    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
-    from pytorch_metric_learning.utils.inference import CustomKNN
+
+    from pixdex.training._library import metric_learning
+
+    CosineSimilarity = metric_learning("distances").CosineSimilarity  # noqa: N806
+    AccuracyCalculator = metric_learning("utils.accuracy_calculator").AccuracyCalculator  # noqa: N806
+    CustomKNN = metric_learning("utils.inference").CustomKNN  # noqa: N806
 
     vectors, labels = clustered(240, 12)
     ours = {

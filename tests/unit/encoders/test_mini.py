@@ -61,23 +61,23 @@ def test_its_vectors_are_those_of_the_day_it_was_made(mini):
 
 def test_its_tokens_are_of_places(mini):
     """The right half of a picture changes the tokens there, hardly those at the left edge."""
-    one, two = probes((160, 160), 2)
+    one, two = probes((192, 192), 2)
     both = one.copy()
-    both[:, 80:] = two[:, 80:]
-    cells = mini.trunk.forward(np.stack([one, both])).cells.reshape(2, 10, 10, 128)
+    both[:, 96:] = two[:, 96:]
+    cells = mini.trunk.forward(np.stack([one, both])).cells.reshape(2, 12, 12, 128)
     units = cells / np.linalg.norm(cells, axis=3, keepdims=True)
     like = (units[0] * units[1]).sum(axis=2)
-    assert like[:, :2].mean() > 0.3 + like[:, 7:].mean()
+    assert like[:, :2].mean() > 0.3 + like[:, 9:].mean()
     (tokens,) = mini.encode([one], tokens=True).tokens
     assert (len(tokens), tokens.dtype) == (64, np.int8)
 
 
 def test_a_jpeg_decoded_at_a_fraction_is_the_same_picture(mini):
     stream = io.BytesIO()
-    Image.fromarray(probes((480, 640), 1)[0]).save(stream, "JPEG", quality=90)
+    Image.fromarray(probes((600, 800), 1)[0]).save(stream, "JPEG", quality=90)
     full = decode(stream.getvalue()).pixels
     small = decode(stream.getvalue(), min_side=mini.min_side).pixels
-    assert small.shape == (240, 320, 3)
+    assert small.shape == (300, 400, 3)
     one, two = mini.encode([mini.prepare(full), mini.prepare(small)]).vectors
     assert one @ two > 0.99
 
@@ -137,7 +137,7 @@ def test_what_it_finds(mini):
     )
     assert found["map"].mean() > 0.8
     # Fewer classes than in the benchmark, which makes it easier.
-    for name, column, least in (("grocery_store", "zero_shot_split", 0.75), ("caltech101", "split", 0.44)):
+    for name, column, least in (("grocery_store", "zero_shot_split", 0.7), ("caltech101", "split", 0.55)):
         unseen = [row for row in _rows(name) if row[column] == "test"]
         classes = sorted({row["label"] for row in unseen})[::5]
         unseen = [row for row in unseen if row["label"] in classes][::2]

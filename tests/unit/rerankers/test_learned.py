@@ -179,7 +179,9 @@ def test_the_one_that_comes_with_pixdex_is_found_by_the_tokens(
     with pytest.raises(FingerprintMismatch, match=r"no reranker .* of other, only for tokens of toy"):
         reranker.check(spec("other", digest="2" * 8))
     reranker.check(spec())
-    assert reranker.for_tokens(spec()).rerank(query, candidates) == Learned(folders[kind], kind).rerank(query, candidates)
+    assert reranker.for_tokens(spec()).rerank(query, candidates) == Learned(folders[kind], kind).rerank(
+        query, candidates
+    )
     started: list[Path] = []
     monkeypatch.setattr("pixdex.rerankers.learned._started", started.append)
     for each in (reranker, rerankers.load(kind)):  # as every search does

@@ -16,16 +16,34 @@ from pixdex.training import distil as distilling
 from pixdex.training import mini
 from pixdex.training.augment import resized
 from pixdex.training.distil import distil
-from pixdex.training.matching import alike, apart, other_view_found
+from pixdex.training.matching import alike, apart, means_apart
+from pixdex.training.muon import Muon, even
 from pixdex.training.networks import MiniNet, MiniShape, folded
 from pixdex.training.recipes import Pictures, Recipe
 from pixdex.training.teachers import Target, Teacher, map_at_r
 
 SHAPE = MiniShape(
-    size=32, stem=8, widths=(8, 8, 16, 16), depths=(1, 1, 2, 1), expand=2, fused=2, last=32, cells=8, dim=16
+    size=64,
+    stem=8,
+    widths=(8, 12, 16, 20, 24),
+    depths=(1, 1, 1, 1, 1),
+    inner=(16, 16, 16, 16, 24),
+    waist=24,
+    last=32,
+    cells=8,
+    dim=16,
 )
 RECIPE = Recipe(
-    seconds=3, batch=16, every=100, target_views=1, views=replace(Recipe().views, size=64), rate=5e-3, average=0.9
+    seconds=3,
+    batch=16,
+    kept=64,
+    fresh=8,
+    every=100,
+    views=replace(Recipe().views, size=64),
+    close=replace(Recipe().close, size=32),
+    bfloat16=False,
+    rate=5e-3,
+    average=0.9,
 )
 
 
@@ -34,9 +52,9 @@ class Trunk(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stages = nn.ModuleList(
-            nn.Conv2d(i, o, 3, s, 1) for i, o, s in ((3, 8, 4), (8, 8, 2), (8, 16, 2), (16, 16, 2))
-        )
+        sizes = ((3, 8, 4), (8, 12, 2), (12, 16, 2), (16, 20, 1), (20, 24, 2))
+        self.stages = nn.ModuleList(nn.Conv2d(i, o, 3, s, 1) for i, o, s in sizes)
+        self.last = nn.Conv2d(24, 32, 1)
         self.seen = []
 
     def forward(self, *, pixel_values, output_hidden_states):
@@ -45,13 +63,13 @@ class Trunk(nn.Module):
         states = [pixel_values]
         for stage in self.stages:
             states.append(torch.tanh(2 * stage(states[-1])))
-        return SimpleNamespace(hidden_states=tuple(states[1:]), last_hidden_state=states[-1])
+        return SimpleNamespace(hidden_states=tuple(states[1:]), last_hidden_state=self.last(states[-1]).clamp(0, 6))
 
 
 @pytest.fixture
 def teacher():
     torch.manual_seed(3)
-    return Teacher(Trunk(), size=64)
+    return Teacher(Trunk(), SHAPE.widths)
 
 
 @pytest.fixture
@@ -82,9 +100,9 @@ def clock(monkeypatch):
 
 def run(pictures, teacher, folder, recipe=RECIPE, said=None):
     said = [] if said is None else said
-    distil(pictures, teacher, {"small": SHAPE}, recipe, out=folder, state=folder / "state.pt", say=said.append)
+    distil(pictures, teacher, SHAPE, recipe, out=folder, state=folder / "state.pt", say=said.append)
     log = json.loads((folder / "log.json").read_text())["log"]
-    return torch.load(folder / "small.pt", weights_only=True), log, said
+    return torch.load(folder / "mini.pt", weights_only=True), log, said
 
 
 def test_the_student_comes_to_see_pictures_as_the_teacher_does(pictures, teacher, tmp_path, clock):
@@ -92,9 +110,9 @@ def test_the_student_comes_to_see_pictures_as_the_teacher_does(pictures, teacher
     values, log, said = run(pictures, teacher, tmp_path, replace(RECIPE, seconds=9))
     assert said[0].startswith("the teacher on held classes")
     assert MiniShape.from_json(values["shape"]) == SHAPE
-    assert values["weights"]["stem.0.weight"].dtype == torch.float16
+    assert values["weights"]["stages.0.1.0.weight"].dtype == torch.float16
     assert log[-1]["steps"] == 72
-    assert log[-1]["small"]["map@r"] > 0.8
+    assert log[-1]["map@r"] > 0.8
     network = MiniNet(SHAPE).eval()
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in values["weights"].items()})
     before, after = (_agreement(net, pictures, teacher) for net in (MiniNet(SHAPE).eval(), network))
@@ -105,7 +123,7 @@ def _agreement(network, pictures, teacher):
     """Correlation of the likenesses of pictures to the student and to the teacher."""
     known = pictures.pixels[~pictures.held] / 255
     with torch.no_grad():
-        vectors = [network(resized(known, 32)).own, teacher(resized(known, 64)).pooled]
+        vectors = [network(resized(known, 64)).own, teacher(resized(known, 64)).pooled]
     likenesses = [torch.corrcoef(v - v.mean(dim=0)).flatten() for v in vectors]
     return float(torch.corrcoef(torch.stack(likenesses))[0, 1])
 
@@ -157,15 +175,15 @@ def test_folded_networks_give_the_same(pictures):
     network = MiniNet(SHAPE)
     network.train()
     for _ in range(3):
-        network(torch.rand(8, 3, 32, 32))  # so that the normalizations have something to fold
+        network(torch.rand(8, 3, 64, 64))  # so that the normalizations have something to fold
     network.eval()
-    views = torch.rand(2, 3, 32, 32)
+    views = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         plain, made = network(views), folded(network)(views)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded(network).modules())
     assert torch.allclose(plain.own, made.own, atol=1e-4)
     assert torch.allclose(plain.cells, made.cells, atol=1e-4)
-    assert made.cells.shape == (2, 8, 2, 2)
+    assert made.cells.shape == (2, 8, 4, 4)
 
 
 def test_labels_teach_a_linear_map_to_overlook_what_they_do_not_tell():
@@ -200,11 +218,23 @@ def test_the_losses_are_least_for_what_is_right():
     assert alike(goal, goal, 0.1) == pytest.approx(0, abs=1e-6)
     assert alike(other, goal, 0.1) > 0.1
     maps = torch.rand(2, 3, 4, 4)
-    assert apart(maps, maps) == 0
-    assert apart(torch.full((1, 1, 2, 2), 0.5), torch.full((1, 1, 8, 8), 0.5)) == pytest.approx(0, abs=1e-9)
-    apart_labels, one_label = torch.arange(8), torch.zeros(8, dtype=torch.long)
-    assert other_view_found(goal, goal, apart_labels, 0.1) < other_view_found(goal, other, apart_labels, 0.1)
-    assert other_view_found(goal, other, one_label, 0.1) == 0  # pictures of one class are not told apart
+    assert apart(maps, maps) == means_apart(maps, maps) == 0
+    assert apart(maps + 1, maps) == pytest.approx(0.5)
+    turned = maps.flip(2)  # other places, the same means
+    assert apart(turned, maps) > 0
+    assert means_apart(turned, maps) == pytest.approx(0, abs=1e-6)
+
+
+def test_muon_moves_a_layer_evenly_in_all_directions():
+    torch.manual_seed(0)
+    favoured = torch.diag(torch.tensor([100.0, 1.0, 0.5, 0.3]))
+    assert torch.linalg.svdvals(even(favoured)).min() > 0.5
+    assert torch.linalg.svdvals(even(torch.randn(20, 6))).max() < 1.4
+    weight = nn.Parameter(torch.zeros(4, 1, 2, 2))
+    weight.grad = favoured.view(4, 1, 2, 2)
+    Muon([weight], lr=0.1).step()
+    assert torch.linalg.svdvals(weight.detach().flatten(1)).max() < 0.13
+    assert (weight.detach().flatten(1).diagonal() < -0.05).all()
 
 
 def test_what_mini_learns_from(tmp_path):
@@ -227,7 +257,7 @@ def test_what_mini_learns_from(tmp_path):
     assert "caltech101/images/a1.jpg" not in dict(found)
     assert dict(found)["caltech101_more/images/a9.jpg"] == "caltech101/a"  # the same class
     pictures = mini.gathered(tmp_path)
-    assert pictures.pixels.shape == (16, 3, 192, 192)
+    assert pictures.pixels.shape == (16, 3, 224, 224)
     held = {int(label) for label in pictures.labels[pictures.held]}
     assert held == set(range(2, 10))  # four of each, with the last numbers
     assert not held & {int(label) for label in pictures.labels[~pictures.held]}

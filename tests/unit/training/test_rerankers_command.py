@@ -74,7 +74,8 @@ def test_it_writes_a_reranker_that_loads(pictures: Path, bank: Path, tmp_path: P
     assert made.trained["steps"] > 0
     encoder = encoders.load("mini")
     made.check(encoder.token_spec)
-    seen = [np.asarray(Image.open(file).resize((160, 160))) for file in sorted(pictures.glob("*/images/*.png"))[:8]]
+    files = sorted(pictures.glob("*/images/*.png"))[:8]
+    seen = [encoder.prepare(np.asarray(Image.open(file).convert("RGB"))) for file in files]
     found = encoder.encode(seen, tokens=True)
     cosines = found.vectors @ found.vectors[0]
     candidates = [Candidate(str(n), float(cosines[n]), tokens) for n, tokens in enumerate(found.tokens)]
