@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from pixdex.errors import InvalidImage
@@ -119,7 +120,8 @@ class Crew:
             threads = list(self._doing)
         end = time.monotonic() + _GOODBYE
         for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
+            with suppress(RuntimeError):  # Ctrl-C came while it was being started: it finds the crew closed
+                thread.join(max(0.0, end - time.monotonic()))
         with self._changed:
             for job in self._doing.values():
                 if job is not None:

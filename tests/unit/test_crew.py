@@ -146,3 +146,15 @@ def test_jobs_begin_when_they_are_admitted():
     crew.look_again()
     assert second.result(9) == 0
     crew.close()
+
+
+def test_ctrl_c_while_a_thread_is_started_lets_the_crew_close(monkeypatch):
+    def interrupted(_: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    crew = Crew("interrupted", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            crew.submit(lambda: None)
+    crew.close()
