@@ -25,7 +25,7 @@ def dedup(
     cosine: Annotated[
         float | None,
         typer.Option(
-            metavar="C", help="Pairs less alike by their vectors are not looked at; default .95, verified .5."
+            metavar="C", help="Pairs less alike by their vectors are not looked at; default .95, verified .2."
         ),
     ] = None,
     verify: Annotated[

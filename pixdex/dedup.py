@@ -53,9 +53,9 @@ _CERTAIN = 6.0
 _UNSEEN = 4.0
 """Pairs that nobody asked about, since they were not among the nearest of either, count as so unlikely (log-odds)."""
 _VERIFIES = "cross"
-_WORTH_A_LOOK = 0.5
+_WORTH_A_LOOK = 0.2
 """The cosine from which a pair is verified, where that can be done."""
-_ASKED = 24
+_ASKED = 30
 _LIKELY = 0.2
 """The probability that is enough then: copies of copies are told from others by it best, among edits of training pictures."""
 Seen: TypeAlias = Callable[[int, int], None]
