@@ -109,6 +109,7 @@ class Telemetry:
         self._recall = meter.create_gauge("pixdex.recall", description="The share of exact hits that an index finds.")
         self._told: dict[str, int] = {}
         self._heard = 0.0
+        self._seconds = -1.0
 
     def observe(self, attempt: Attempt) -> None:
         """The observer of a ``Policy``."""
@@ -141,9 +142,11 @@ class Telemetry:
         """
         heard = time.monotonic()
         now = {status: getattr(report, status) for status in _STATUSES} | {"failed": len(report.quarantined)}
-        if heard - report.seconds > self._heard:  # it began after the last call: another job
+        if (
+            report.seconds != self._seconds and heard - report.seconds > self._heard
+        ):  # it began after the last call: another job
             self._told = {}
-        self._heard = heard
+        self._heard, self._seconds = heard, report.seconds
         for status, count in now.items():
             more = count - self._told.get(status, 0)
             if more > 0:
