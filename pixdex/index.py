@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection as Sized
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from pixdex import rerankers
-from pixdex._adding import canonical, check_distinct, check_source, expected, settled, undeclared, with_ids
+from pixdex._adding import canonical, check_distinct, check_source, expected, settled, with_ids
 from pixdex._captions import Captions
-from pixdex._encoders_of import DEFAULT_ENCODER, encoder_for, require_own
+from pixdex._encoders_of import DEFAULT_ENCODER, encoder_for
 from pixdex._encoding import check_pace
 from pixdex._following import following_alias
+from pixdex._holding import Holding
 from pixdex._info import Info, describe, of_collection
 from pixdex._names import check_collection
 from pixdex._progress import following
@@ -25,18 +24,17 @@ from pixdex._searching import Evidence, Joining, found, moment_of, place_of
 from pixdex.collection import Collection
 from pixdex.connectors import connect
 from pixdex.encoders.decoding import PATIENCE, Decoding
-from pixdex.errors import ConfigError, NotFound, Unsupported
+from pixdex.errors import ConfigError, NotFound
 from pixdex.explaining import Explanation, explained
-from pixdex.fields import AUTOMATIC, IMAGE, check_user_fields, declared, infer, spelled
+from pixdex.fields import IMAGE, check_user_fields, declared
 from pixdex.filters import Filter
 from pixdex.fusion import Method, Moment, Place, method_named
 from pixdex.ingest import ingest
 from pixdex.jobs import Job, journal_for, not_tried, only_failed, remove_gone, synced, twins_for
 from pixdex.pictures import NO_PICTURE, Item, Picture, is_picture, several
 from pixdex.report import Progress, Report
-from pixdex.sources import Options, Origin, Source, Sources
-from pixdex.types import Batch, Field, Hit, Kind, Spec, Tuning, Vector, Want
-from pixdex.types import Source as Remembered
+from pixdex.sources import Options, Source, Sources
+from pixdex.types import Batch, Field, Hit, Kind, Tuning, Want
 
 if TYPE_CHECKING:
     from pixdex.connectors.port import Connector
@@ -128,20 +126,25 @@ class ImageIndex:
         address: str | None = None,
         follows: bool = False,
     ) -> None:
-        check_user_fields({f.name: f for f in fields})
-        self.encoder = encoder
         self._connector = connector
-        self._name = name
-        self._collection = collection
-        self._fields = tuple(fields)
-        self._tokens = tokens
-        self._policy = policy
         self._address = address
-        self._follows = follows
-        self._lock = RLock()
         self._captions = Captions(text_encoder)
-        if collection is not None:
-            self._captions.check(collection)
+        self._holding = Holding(
+            connector,
+            name,
+            collection,
+            encoder,
+            self._captions,
+            fields=fields,
+            tokens=tokens,
+            policy=policy,
+            follows=follows,
+        )
+
+    @property
+    def encoder(self) -> Encoder:
+        """What makes vectors of pictures."""
+        return self._holding.encoder
 
     @property
     def collection(self) -> Collection:
@@ -150,10 +153,7 @@ class ImageIndex:
         Raises:
             NotFound: nothing was added yet.
         """
-        found = self._existing()
-        if found is None:
-            raise NotFound(f"there is no collection {self._name!r} yet: add pictures first")
-        return found
+        return self._holding.collection
 
     @property
     def text_encoder(self) -> WordEncoder | None:
@@ -164,37 +164,8 @@ class ImageIndex:
         """
         return self._captions.encoder(self.collection)
 
-    def _existing(self) -> Collection | None:
-        """The collection, also when another handle has made it meanwhile."""
-        if self._collection is None:
-            with suppress(NotFound):
-                found = Collection.open(self._connector, self._name, policy=self._policy)
-                require_own(found, self.encoder)
-                self._captions.check(found)
-                self._collection = found
-        return self._collection
-
-    def _both(self) -> tuple[Collection, Encoder]:
-        """The collection and its encoder, which belong together also while another thread opens it anew."""
-        with self._lock:
-            return self.collection, self.encoder
-
     def _reopened(self) -> bool:
-        """Whether the collection that the name stands for now could be opened: of the same encoder, or of another where
-        nobody said which.
-        """
-        with self._lock:
-            if self._collection is None:
-                return False
-            found = Collection.open(self._connector, self._name, policy=self._policy)
-            encoder = self.encoder
-            if any(v.name == IMAGE and v.fingerprint.difference(encoder.fingerprint) for v in found.spec.vectors):
-                if not self._follows:
-                    return False
-                encoder = encoder_for(found, None)
-            self._captions.check(found)
-            self._collection, self.encoder = found, encoder
-            return True
+        return self._holding.reopened()
 
     def __enter__(self) -> Self:
         return self
@@ -293,7 +264,7 @@ class ImageIndex:
             several_pictures = several(pictures)
             known = self._known(several_pictures, sources, ids)
             folders = synced(known) if job is not None and job.sync else []
-            notices = self._ready(given, known, text, tokens=tokens)
+            notices = self._holding.ready(given, known, text, tokens=tokens)
             payload = canonical(given, self.collection.spec)
             if ids is None:
                 items = self._items(known or map(sources.of, several_pictures), payload)
@@ -303,7 +274,7 @@ class ImageIndex:
             total = partial(expected, known, self.collection.spec)
             if journal is not None and job is not None and job.retry_failed:
                 items, total = only_failed(items, journal), partial(expected, (), self.collection.spec)
-            collection, encoder = self._both()
+            collection, encoder = self._holding.both()
             with following(progress, total) as follow:
                 report = ingest(
                     items,
@@ -319,15 +290,15 @@ class ImageIndex:
                     patience=patience,
                     journal=journal,
                     max_failures=None if job is None else job.max_failures,
-                    twins=twins_for(job, self.collection),
+                    twins=twins_for(job, collection),
                 )
                 if journal is not None and job is not None and job.retry_failed:
                     report = replace(report, notices=(*report.notices, *not_tried(journal)))
                 if journal is not None and folders:
-                    report = replace(report, removed=remove_gone(self.collection, journal, folders))
+                    report = replace(report, removed=remove_gone(collection, journal, folders))
                     if follow is not None and report.removed:
                         follow(report)
-        return settled(self.collection, report, progress)
+        return settled(collection, report, progress)
 
     def _known(self, pictures: Iterable[Picture], sources: Sources, ids: Sequence[str] | None) -> Sequence[Source]:
         """The sources of pictures that are there already, none of an iterator's: looked at before a collection is made
@@ -341,7 +312,7 @@ class ImageIndex:
         known = [sources.of(picture) for picture in pictures]
         if ids is not None and (len(ids) != len(known) or not all(source.single for source in known)):
             raise ConfigError(f"{len(ids)} ids for {len(known)} pictures: give one id per picture, and no folders")
-        roots = self._roots()
+        roots = self._holding.roots()
         for source in known:
             source.check()
             origin = source.origin
@@ -349,54 +320,6 @@ class ImageIndex:
                 check_source(origin, roots)
                 roots[origin.name] = origin.root
         return known
-
-    def _ready(
-        self, fields: Mapping[str, Any], known: Sequence[Source], text: str | None, *, tokens: bool | None
-    ) -> list[str]:
-        """Make the collection when there is none; say in sentences what was decided."""
-        notices = [notice for source in known for notice in source.notices()]
-        collection = self._existing()
-        if collection is None:
-            return notices + self._create(fields, known, text, tokens=self._tokens if tokens is None else tokens)
-        if tokens and collection.spec.tokens is None:
-            raise Unsupported("this collection keeps no tokens: make a new one with tokens=True and add again")
-        missing = tuple(f for f in AUTOMATIC if collection.spec.field(f.name) is None)
-        if missing:  # made by hand, from vectors
-            collection.alter(fields=missing)
-            notices.append(f"fields that pixdex fills were declared: {', '.join(f.name for f in missing)}")
-        notices += self._captions.declare(text, collection)
-        for field in self._fields:
-            there = collection.spec.field(field.name)
-            if there is not None and (there.kind, there.many) != (field.kind, field.many):
-                notices.append(f"field {field.name!r} stays {spelled(there)}: this collection was made with it so")
-        return notices + [undeclared(name) for name in fields if collection.spec.field(name) is None]
-
-    def _create(
-        self, fields: Mapping[str, Any], known: Sequence[Source], text: str | None, *, tokens: bool
-    ) -> list[str]:
-        if tokens and self.encoder.token_spec is None:
-            raise Unsupported(f"encoder {self.encoder.name!r} makes no tokens")
-        said = {f.name: f for f in self._fields}
-        suggested = {name: infer(name, value) for name, value in fields.items() if name not in said}
-        columns = {field.name: field for source in reversed(known) for field in source.suggested()}
-        taken = {*said, *suggested}
-        new = [field for field in suggested.values() if field is not None]
-        new += [field for name, field in columns.items() if name not in taken]
-        spec = Spec(
-            vectors=(
-                Vector(
-                    name=IMAGE, dim=self.encoder.dim, metric=self.encoder.metric, fingerprint=self.encoder.fingerprint
-                ),
-                *(() if text is None else (self._captions.declared(text),)),
-            ),
-            fields=(*AUTOMATIC, *said.values(), *new),
-            tokens=self.encoder.token_spec if tokens else None,
-            encoder=self.encoder.reference,
-        )
-        canonical(fields, spec)
-        self._collection = Collection.create(self._connector, self._name, spec, policy=self._policy)
-        notices = [f"field {f.name!r} is declared as {spelled(f)} (open(fields=...) overrides)" for f in new]
-        return notices + [undeclared(name) for name, field in suggested.items() if field is None]
 
     def declare(self, fields: Fields) -> None:
         """Declare more fields to filter on; records that are there are filled from their payload. What is
@@ -407,40 +330,15 @@ class ImageIndex:
             Unsupported: the store cannot add a field to a live collection.
             InvalidRecord: a record holds a value of another kind.
         """
-        wanted = declared_fields(fields)
-        check_user_fields({f.name: f for f in wanted})
-        collection = self._existing()
-        there = {f.name: f for f in (self._fields if collection is None else collection.spec.fields)}
-        for field in wanted:
-            old = there.get(field.name, field)
-            if (old.kind, old.many) != (field.kind, field.many):
-                raise ConfigError(f"field {field.name!r} is declared as {spelled(old)} already, not {spelled(field)}")
-        new = tuple(field for field in wanted if field.name not in there)
-        if collection is None:
-            self._fields = (*self._fields, *new)
-        elif new:
-            collection.alter(fields=new)
+        self._holding.declare(declared_fields(fields))
 
     def _items(self, sources: Iterable[Source], fields: Mapping[str, Any]) -> Iterator[Item | None]:
         for source in sources:
             origin = source.origin
             if origin is not None:
-                self._remember(origin)
+                self._holding.remember(origin)
             for item in source.items(self.collection.spec):
                 yield item if item is None or not fields else replace(item, payload={**item.payload, **fields})
-
-    def _remember(self, origin: Origin) -> None:
-        """Keep with the collection what a name in ids stands for."""
-        if origin.name not in self._roots():
-            self.collection.refresh()  # another handle may have taken the name meanwhile
-        roots = self._roots()
-        check_source(origin, roots)
-        if origin.name not in roots:
-            self.collection.alter(sources=(Remembered(name=origin.name, root=origin.root),))
-
-    def _roots(self) -> dict[str, str]:
-        collection = self._existing()
-        return {} if collection is None else {s.name: s.root for s in collection.spec.sources}
 
     # --- finding ------------------------------------------------------------------------------------
 
@@ -514,7 +412,7 @@ class ImageIndex:
         return found(
             evidence,
             Joining(weights=weights, method=method_named(fusion), deep=candidates),
-            *self._both(),
+            *self._holding.both(),
             self._captions,
             k=k,
             where=where,
@@ -551,7 +449,7 @@ class ImageIndex:
             FingerprintMismatch: the reranker was trained for tokens of another encoder.
         """
         reranker = rerankers.load(rerank) if isinstance(rerank, str) else rerank
-        return explained(query, hit, *self._both(), reranker, decoding)
+        return explained(query, hit, *self._holding.both(), reranker, decoding)
 
     # --- the rest -----------------------------------------------------------------------------------
 
@@ -569,7 +467,7 @@ class ImageIndex:
 
     def count(self, where: Filter | None = None) -> int:
         """How many records match."""
-        collection = self._existing()
+        collection = self._holding.existing()
         return 0 if collection is None else collection.count(where)
 
     def info(self) -> Info:

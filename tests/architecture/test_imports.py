@@ -183,6 +183,8 @@ RULES: dict[str, set[str]] = {
     "_reranking": {"_made_tokens", "collection", "encoders.port", "rerankers.port", "rerankers.stages", *HOW, *SPINE},
     "_adding": {"sources.folders", "_progress", "collection", "pictures", "report", "sources", "_records", *SPINE},
     "_encoders_of": {"collection", "encoders", "encoders.port", "fields", *SPINE},
+    "_holding": {"_adding", "_captions", "_encoders_of", "collection", "connectors.port", "encoders.port", "fields"}
+    | {"policy", "sources", *SPINE},
     "_info": {"collection", "connectors.port", "fields", *SPINE},
     "_printing": {"_html", "adopting", "connectors.port", "demo", "fields", "pictures", "report", *SPINE},
     "_options": {"fusion", *HOW},
@@ -194,6 +196,7 @@ RULES: dict[str, set[str]] = {
     | {
         "_encoding",
         "_following",
+        "_holding",
         "_info",
         "_names",
         "_progress",

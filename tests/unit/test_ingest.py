@@ -1008,11 +1008,11 @@ def test_an_encoder_that_breaks_stops_the_job_and_leaves_nothing_running(photos,
             return super().encode(prepared, tokens=tokens)
 
     pictures = [toys.pixels(n, (8, 8)) for n in range(600)]
-    photos.encoder = Breaking()
+    photos._holding.encoder = Breaking()
     with pytest.raises(RuntimeError, match="the weights are gone"):
         photos.add(pictures, progress=False)
     assert photos.count() == 128
-    photos.encoder = toy
+    photos._holding.encoder = toy
     assert photos.add(pictures, progress=False).added == 472
 
 
