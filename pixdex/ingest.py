@@ -14,32 +14,27 @@ so far is in the collection, and adding the same again goes on from there.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import deque
 from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pixdex._crew import Crew, Job
 from pixdex._encoding import Encoded, Encoding
+from pixdex._hashing import CHUNK, Hashed, Hashing
 from pixdex._records import holds
 from pixdex.encoders.decoding import PATIENCE, Decoding
 from pixdex.errors import InvalidImage
 from pixdex.fields import AUTOMATIC_NAMES, CONTENT, TEXT, users_own
 from pixdex.filters import F
-from pixdex.pictures import Item, Readable, content_hash, place_of, shown, stamp_of
-from pixdex.report import Entry, Progress, Report, Stamp, Status, Tally
+from pixdex.pictures import Item, place_of, shown
+from pixdex.report import Entry, Progress, Report, Status, Tally
 from pixdex.types import Batch, Payload, Want
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from numpy.typing import NDArray
 
     from pixdex._captions import Writer
@@ -49,12 +44,6 @@ if TYPE_CHECKING:
     from pixdex.journal import Journal
 
 __all__ = ["ingest"]
-
-_CHUNK = 128
-_CHUNK_BYTES = 32 << 20
-"""A chunk ends early when its pictures hold more than that."""
-_READERS = 8
-"""Threads that read files and addresses: they mostly wait."""
 
 
 def ingest(
@@ -89,7 +78,7 @@ def ingest(
     tally = Tally()
     with (
         Encoding(encoder, vector, tokens=tokens, decoding=decoding, workers=workers, patience=patience) as encoding,
-        _Reading(items, tally, decoding, patience, journal) as reading,
+        Hashing(items, tally, decoding, patience, journal) as reading,
     ):
         pipeline = _Pipeline(collection, encoding, vector, captions, twins, tokens=tokens)
         coming: deque[_Chunk] = deque()
@@ -130,151 +119,6 @@ def _check_failures(tally: Tally, most: int | None) -> None:
         )
 
 
-# --- reading -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _InMemory:
-    """A Readable whose bytes were read: it is not read again, and reports call it as before."""
-
-    label: str
-    data: bytes
-
-    def read(self) -> bytes:
-        return self.data
-
-
-@dataclass(frozen=True, slots=True)
-class _Hashed:
-    """An item, perhaps with its bytes now, and its content hash or why there is none."""
-
-    item: Item
-    content: str | InvalidImage
-    stamp: Stamp | None = None
-    at: float = 0.0
-
-    def entry(self, record: str, status: Status, reason: str | None = None) -> Entry:
-        """Its row in the journal."""
-        content = None if isinstance(self.content, InvalidImage) else self.content
-        return Entry(
-            id=record,
-            label=self.item.label,
-            status=status,
-            reason=reason,
-            content=content,
-            stamp=self.stamp,
-            at=self.at,
-        )
-
-
-@dataclass(slots=True)
-class _Place:
-    """Where an item waits for being taken; ``read`` are the bytes that were read of it."""
-
-    item: Item
-    read: int = 0
-    taken: bool = False
-
-
-class _Reading:
-    """Items, hashed by threads some way ahead of who takes them, in order. A context that ends the threads."""
-
-    def __init__(
-        self,
-        items: Iterable[Item | None],
-        tally: Tally,
-        decoding: Decoding,
-        patience: float,
-        journal: Journal | None,
-    ) -> None:
-        self._items = iter(items)
-        self._journal = journal
-        self._tally = tally
-        self._decoding = decoding
-        self._patience = patience
-        self._ahead: deque[tuple[_Place, Job[_Hashed]]] = deque()
-        self._given = 0  # bytes of pictures that are ahead and came as bytes or pixels
-        self._read = 0  # bytes that were read of pictures that are ahead
-        self._lock = threading.Lock()
-        # Read in order, so that there is always room for the one that is waited for.
-        self._crew = Crew("pixdex-read", _READERS, admits=lambda: self._read < _CHUNK_BYTES)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._crew.close()
-
-    def look_ahead(self) -> None:
-        """Have the next chunk read, whatever ``items`` raises."""
-        while len(self._ahead) < _CHUNK and self._given < _CHUNK_BYTES:
-            for item in self._items:
-                if item is not None:
-                    break
-                self._tally.ignored += 1
-            else:
-                return
-            self._given += _size(item.picture)
-            place = _Place(item)
-            self._ahead.append((place, self._crew.submit(partial(self._hash, place))))
-
-    def take(self) -> list[_Hashed]:
-        """The next items: a chunk, or fewer where they are large; none at the end."""
-        taken: list[_Hashed] = []
-        held = 0
-        while self._ahead and len(taken) < _CHUNK and held < _CHUNK_BYTES:
-            place, job = self._ahead.popleft()
-            try:
-                hashed = job.result(self._patience)
-            except InvalidImage as error:
-                hashed = _Hashed(place.item, error)
-            taken.append(hashed)
-            held += _size(hashed.item.picture)
-            self._given -= _size(place.item.picture)
-            with self._lock:
-                place.taken = True
-                self._read -= place.read
-            if place.read:
-                self._crew.look_again()
-        return taken
-
-    def _hash(self, place: _Place) -> _Hashed:
-        item = place.item
-        try:
-            if self._journal is not None and item.id is not None and isinstance(item.picture, Path):
-                return self._known_or_hashed(item, item.id, item.picture, self._journal)
-            if not isinstance(item.picture, Readable):
-                return _Hashed(item, content_hash(item.picture, self._decoding))
-            data = item.picture.read()
-            with self._lock:
-                if not place.taken:  # else it was given up meanwhile, and nobody takes what was read
-                    place.read = len(data)
-                    self._read += place.read
-            return _Hashed(replace(item, picture=_InMemory(item.label, data)), content_hash(data, self._decoding))
-        except InvalidImage:
-            raise
-        except Exception as error:  # pictures are anybody's objects, and one stops nothing
-            raise InvalidImage(f"cannot be read: {error!r}") from error
-
-    def _known_or_hashed(self, item: Item, record: str, path: Path, journal: Journal) -> _Hashed:
-        """A file that looks as it did when it was hashed is not read again."""
-        stamp, at = stamp_of(path), time.time()  # before it is read: who changes it meanwhile changes how it looks
-        content = journal.known(record, stamp) or content_hash(path, self._decoding)
-        return _Hashed(item, content, stamp, at)
-
-
-def _size(picture: Any) -> int:
-    """Bytes that a picture keeps in memory; 0 for a path, and for what is read later."""
-    if isinstance(picture, _InMemory):
-        return len(picture.data)
-    if isinstance(picture, bytes | bytearray):
-        return len(picture)
-    if isinstance(picture, np.ndarray | memoryview):
-        return picture.nbytes
-    size = getattr(picture, "size", None)
-    return 4 * size[0] * size[1] if isinstance(size, tuple) else 0  # a PIL image has one
-
-
 # --- recognising and writing -----------------------------------------------------------------------
 
 
@@ -288,7 +132,7 @@ class _Seen:
     item: Item
     content: str
     payload: Payload
-    hashed: _Hashed
+    hashed: Hashed
     there: bool = False
 
     def entry(self, status: Status, reason: str | None = None) -> Entry:
@@ -351,7 +195,7 @@ class _Pipeline:
         self._vector = vector
         self._tokens = tokens
 
-    def look_up(self, hashed: Sequence[_Hashed], before: Iterable[_Chunk]) -> _Chunk:
+    def look_up(self, hashed: Sequence[Hashed], before: Iterable[_Chunk]) -> _Chunk:
         """Have what is new encoded. ``before`` are the chunks that are not written yet."""
         found: list[Entry] = []
         seen = self._seen(hashed, found)
@@ -419,7 +263,7 @@ class _Pipeline:
             self._collection.upsert(batch if self._captions is None else self._captions.written(batch))
         return {record: twin for record, twin in twins.items() if record not in set(batch.ids)}
 
-    def _seen(self, hashed: Sequence[_Hashed], found: list[Entry]) -> list[_Seen]:
+    def _seen(self, hashed: Sequence[Hashed], found: list[Entry]) -> list[_Seen]:
         """The items whose bytes could be read; of the same id the last stands."""
         seen: dict[str, _Seen] = {}
         for one in hashed:
@@ -494,7 +338,7 @@ class _Pipeline:
     def _found(self, contents: set[str], known: dict[str, Batch]) -> bool:
         """Add what the first page that has something has; False when no page has."""
         where = F[CONTENT].is_in(sorted(contents))
-        for page in self._collection.scan(where=where, want=self._everything, size=_CHUNK):
+        for page in self._collection.scan(where=where, want=self._everything, size=CHUNK):
             usable = self._usable(page.batch)
             for record in usable:
                 known.setdefault((record.payloads or ({},))[0][CONTENT], record)

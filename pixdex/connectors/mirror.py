@@ -34,7 +34,7 @@ from pixdex.connectors._mirror_shadow import (
     hits_differ,
 )
 from pixdex.connectors.port import Capabilities, Versioned
-from pixdex.errors import AlreadyExists, ConfigError, NotFound, StoreError
+from pixdex.errors import AlreadyExists, ConfigError, NotFound, StoreError, Unsupported
 from pixdex.filters import operators_of
 from pixdex.types import Page, Want
 
@@ -177,8 +177,8 @@ class Mirror:
         self._write(name, ids, lambda store, there, left: store.delete(there, ids, timeout=left), timeout)
 
     def delete_where(self, name: str, where: Filter, *, timeout: float | None) -> None:
-        """Never called: what a filter finds could differ, so the facade deletes by id what the first store finds."""
-        raise NotImplementedError
+        # What a filter finds could differ, so the facade deletes by id what the first store finds.
+        raise Unsupported("a mirror deletes by id: find the ids with a scan")
 
     def flush(self, name: str, *, timeout: float | None) -> None:
         self.primary.flush(name, timeout=timeout)

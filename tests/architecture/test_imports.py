@@ -96,18 +96,19 @@ RULES: dict[str, set[str]] = {
     "fusing": {"_captions", "_eval_fusing", "_eval_queries", "_eval_running", "_progress", "fields", "fusion", "index"}
     | {"pictures", "weighing", *SPINE},
     "_captions": {"_asking", "collection", "encoders", "encoders.port", "fields", "rerankers.port", *SPINE},
+    "_hashing": {"_crew", "journal", "pictures", "report", *HOW, *SPINE},
     "ingest": {
-        "_twins",
-        "journal",
         "_captions",
-        "collection",
-        "_crew",
         "_encoding",
+        "_hashing",
         "_records",
-        "pictures",
+        "_twins",
+        "collection",
         "fields",
-        "report",
+        "journal",
+        "pictures",
     }
+    | {"report"}
     | {"encoders.port", *HOW, *SPINE},
     "sources*": {"pictures", "fields", "vectors_file", "_names", "_records", *HOW, *IMAGES, *SPINE},  # and one another
     "journal": {"_state", "report", "errors"},
@@ -260,15 +261,16 @@ RULES: dict[str, set[str]] = {
     "training.report": {"evaluation", "pictures", "errors", *IMAGES},
     "training.heading": {"_encoders_of", "_progress", "collection", "connectors", "encoders", "encoders.backbones"}
     | {"encoders.compose", "encoders.export", "encoders.kernelmaps", "encoders.port", "encoders.runtimes.network"}
-    | {"encoders.tokens", "evaluation", "fields", "pictures", "report", "sources.addresses", "training.choosing"}
-    | {"training.data", "training.features", "training.fitting", "training.kernels", "training.losses"}
+    | {"encoders.tokens", "evaluation", "pictures", "report", "sources.addresses", "training.choosing"}
+    | {"training.collected", "training.data", "training.features", "training.fitting", "training.kernels", "training.losses"}
     | {"training._workplace", "training.report", *HOW, *SPINE},
     "training.pairnets": {"errors"},
     "training.tokenbank": {"encoders.tokens", "training.augment", "errors"},
     "training.tokenviews": {"encoders._digest", "encoders.compose", "encoders.composition", "encoders.tokens"}
     | {"training._workplace", "training.reranking", "training.tokenbank", "types", "errors"},
-    "training.pairsources": {"_encoders_of", "collection", "connectors", "encoders.compose", "fields", "pictures"}
-    | {"rerankers.maxsim", "sources.addresses", "training.data", "training.tokenviews", *SPINE},
+    "training.collected": {"collection", "fields", "pictures", *SPINE},
+    "training.pairsources": {"_encoders_of", "collection", "connectors", "encoders.compose", "pictures"}
+    | {"rerankers.maxsim", "sources.addresses", "training.collected", "training.data", "training.tokenviews", *SPINE},
     "training.lessons": {"evaluation", "training.data", "training.pairnets", "training.reranking", "training.tokenbank"}
     | {"training.tokenviews", "errors"},
     "training.pairing": {"encoders._digest", "encoders.compose", "rerankers.calibration", "rerankers.learned"}
@@ -281,7 +283,7 @@ RULES: dict[str, set[str]] = {
     "training.calibrations": {"evaluation.reliability", "rerankers.choosing", "rerankers.learned", "errors"}
     | {"training.data", "training.mini", "training.pairfolder", "training.pairnets", "training.reranking"}
     | {"training.tokenviews"},
-    "training.pairfolder": {"rerankers.learned", "training.pairnets", "types", "errors"},
+    "training.pairfolder": {"rerankers.learned", "training._workplace", "training.pairnets", "types", "errors"},
     "training.rerankers": {"training._device", "training._loop", "training._workplace", "training.mini"}
     | {"training.pairing", "training.pairnets", "training.reranking", "training.tokenviews", "errors"},
     "training._loop": {"training._workplace", "errors"},
@@ -330,8 +332,8 @@ RULES: dict[str, set[str]] = {
     "training.teachers": set(),
     "training.recipes": {"training.augment"},
     "training.muon": set(),
-    "training.distil": {"training._device", "training.augment", "training.matching", "training.muon"}
-    | {"training.networks", "training.recipes", "training.teachers"},
+    "training.distil": {"encoders._digest", "training._device", "training._workplace", "training.augment"}
+    | {"training.matching", "training.muon", "errors", "training.networks", "training.recipes", "training.teachers"},
     "training.mini": {
         "training.distil",
         "training.networks",

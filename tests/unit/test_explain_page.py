@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import orjson
 import pytest
 import toys
+from pages import Reader
 
 from pixdex._heat import coloured, heat_map
 from pixdex.encoders.images import decode
@@ -59,29 +59,6 @@ def explanation(**other: Any) -> Explanation:
         hit=hit,
     )
     return replace(made, **other)
-
-
-class Reader(HTMLParser):
-    """Elements with their attributes, and the text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    def all(self, tag: str, kind: str = "") -> list[dict[str, str | None]]:
-        return [
-            attributes
-            for name, attributes in self.elements
-            if name == tag and kind in [*(attributes.get("class") or "").split(), ""]
-        ]
 
 
 def test_a_page_shows_pictures_pairs_and_scores() -> None:

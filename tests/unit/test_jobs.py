@@ -79,19 +79,19 @@ def test_every_picture_has_one_row_with_what_became_of_it(index: ImageIndex, url
 def test_files_that_look_as_they_did_are_not_read_again(
     index: ImageIndex, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pixdex.ingest as ingesting
+    import pixdex._hashing as hashing
 
-    later = ingesting.time.time() + 100
-    monkeypatch.setattr(ingesting.time, "time", lambda: later)
+    later = hashing.time.time() + 100
+    monkeypatch.setattr(hashing.time, "time", lambda: later)
     index.add(pictures, job=Job())
     read: list[Path] = []
-    real = ingesting.content_hash
+    real = hashing.content_hash
 
     def counted(picture: Path, *rest: object) -> str:
         read.append(picture)
         return real(picture, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ingesting, "content_hash", counted)
+    monkeypatch.setattr(hashing, "content_hash", counted)
     toys.write(pictures / "01.png", 77)
     report = index.add(pictures, job=Job())
     assert [path.name for path in read] == ["01.png"]

@@ -313,6 +313,27 @@ def test_stopped_around_the_switch_the_same_call_ends_it(
     assert "already" in " ".join(reindex(live, encoder=Turned(), options=QUICK).notices)
 
 
+def test_a_page_that_was_written_but_not_noted_counts_as_written(
+    live: str, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pixdex._reindex_job import Ledger
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "wrote", killed)
+        with pytest.raises(KeyboardInterrupt):
+            reindex(live, encoder=Turned(), options=QUICK)
+    report = reindex(live, encoder=Turned(), options=QUICK)
+    assert report.written + report.before == 12
+    with pixdex.open(live) as index:
+        index.delete("pics/03.png")
+    back = rollback(live, catch_up=True)
+    assert (back.deleted, back.again) == (1, 0)
+    assert "pics/03.png" not in contents(f"{store}#v1")
+
+
 # --- what can be wrong ------------------------------------------------------------------------------------------------
 
 
@@ -502,6 +523,31 @@ def test_captions_fields_and_payload_stay_and_tokens_are_of_the_new_encoder(stor
     assert {p: r for page in new.scan() for p, r in zip(page.batch.ids, page.batch.revs or (), strict=True)} == old
     connector.close()
     keeping.close()
+
+
+def test_captions_that_are_declared_meanwhile_are_brought_along(
+    live: str, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    word = pixdex.Fingerprint(encoder="words", digest="0dd5" * 8)
+    real = _reindex_running.compared
+
+    def captioned(*args: Any, **options: Any) -> Any:
+        connector, name = connect(f"{store}#v1")
+        old = Collection.open(connector, name)
+        old.alter(vectors=(pixdex.Vector(name="text", dim=2, fingerprint=word),))
+        batch = old.fetch(["pics/01.png"], want=Want(vectors=("image",)))
+        text = {"text": np.array([[0.6, 0.8]], np.float32)}
+        old.upsert(Batch(batch.ids, {**batch.vectors, **text}, batch.payloads))
+        connector.close()
+        return real(*args, **options)
+
+    monkeypatch.setattr(_reindex_running, "compared", captioned)
+    report = reindex(live, encoder=Turned(), options=QUICK)
+    assert (report.missing, report.alias) == ((), "live")
+    connector, name = connect(live)
+    found = Collection.open(connector, name).fetch(["pics/01.png"], want=Want(vectors=("text",)))
+    connector.close()
+    np.testing.assert_allclose(found.vectors["text"][0], [0.6, 0.8], atol=1e-6)
 
 
 def test_a_head_on_top_needs_no_picture(store: str, pictures: Path) -> None:
