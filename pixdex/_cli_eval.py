@@ -83,8 +83,8 @@ def evaluate(
         if against is not None or html is not None or exact:
             raise typer.BadParameter("goes without --against, --exact and --html", param_hint="--fit-weights")
         from pixdex import index
-        from pixdex._cli_fuse import print_fitted, sought
-        from pixdex.fusing import fit_fusion
+        from pixdex._cli_fusion import print_fitted, sought
+        from pixdex.fusion_fitting import fit_fusion
 
         wanted = sought(fit_weights)
         with stopping(_NOTHING), index.open(url, encoder=encoder) as opened:

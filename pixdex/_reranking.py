@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pixdex._kept import NOTHING, kept_of
 from pixdex._made_tokens import tokens_from_pictures
 from pixdex.errors import Unsupported
 from pixdex.rerankers.port import Candidate, Query
 from pixdex.rerankers.stages import Stage, names_of, ready, staged, use_tokens, use_vectors
-from pixdex.types import Hit, Payload, Want
+from pixdex.types import Hit, Payload
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,19 +101,15 @@ class Reranking:
 
     def _candidates(self, hits: Sequence[Hit], using: str) -> list[Candidate]:
         """The hits with what the store has of them for all stages, in one round trip."""
-        wants_vectors = use_vectors(self.stages)
-        stored = self.uses_tokens and self.collection.spec.tokens is not None
-        tokens: dict[str, NDArray[Any]] = {}
-        vectors: dict[str, NDArray[Any]] = {}
-        if hits and (stored or wants_vectors):
-            # Tokens have no name that tells of their encoder: by the vector's, one fails whose alias was switched meanwhile.
-            want = Want(payload=False, vectors=(using,), tokens=stored)
-            batch = self.collection.fetch([hit.id for hit in hits], want=want)
-            kept = zip(batch.ids, batch.tokens or (None,) * len(batch), strict=True)
-            tokens = {record: matrix for record, matrix in kept if matrix is not None}
-            there = batch.present(using) & wants_vectors
-            vectors = {record: batch.vectors[using][row] for row, record in enumerate(batch.ids) if there[row]}
-        return [Candidate(hit.id, hit.score, tokens.get(hit.id), vectors.get(hit.id)) for hit in hits]
+        kept = kept_of(
+            self.collection,
+            (hit.id for hit in hits),
+            using,
+            tokens=self.uses_tokens and self.collection.spec.tokens is not None,
+            vectors=use_vectors(self.stages),
+        )
+        found = [kept.get(hit.id, NOTHING) for hit in hits]
+        return [Candidate(h.id, h.score, one.tokens, one.vector) for h, one in zip(hits, found, strict=True)]
 
 
 class _Pictures:

@@ -7,7 +7,7 @@ stream by; only pairs that are near are held, so that memory grows with the dupl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from pixdex._kept import kept_of
 from pixdex._linkage import Pairs
 from pixdex.errors import ConfigError, FingerprintMismatch, MissingDependency, Unsupported
 from pixdex.fields import IMAGE
@@ -44,7 +45,7 @@ __all__ = [
     "usual",
 ]
 
-_PAGE = 512
+_PAGE = 256
 _FETCHED = 1000
 _AROUND = 100
 """Hits of each record that a reranker hears of, as calibrations are fitted to lists of that many."""
@@ -173,9 +174,13 @@ def find_duplicates(
     asked = 0
     want = Want(payload=False, vectors=(using,), tokens=near.verify is not None)
     for page in collection.scan(where=where, want=want, size=_PAGE):
-        tokens = page.batch.tokens or (None,) * len(page.batch)
-        for row, hits in neighbours(collection, page.batch, near, using, where):
-            said = judge(tokens[row], hits, {})
+        mine = page.batch.tokens or (None,) * len(page.batch)
+        found = list(neighbours(collection, page.batch, near, using, where))
+        known: Mapping[str, Tokens] = {}
+        if near.verify is not None:  # of a page at once
+            known = tokens_of(collection, set().union(*(worth_a_look(hits, near) for _, hits in found)), using)
+        for row, hits in found:
+            said = judge(mine[row], hits, known)
             pairs.hear(page.batch.ids[row], [one for one in said if one[1] > unseen])  # others count as unseen anyway
         asked += len(page.batch)
         if progress is not None:
@@ -201,7 +206,7 @@ def remove_duplicates(collection: Collection, found: Duplicates) -> int:
 Tokens: TypeAlias = "NDArray[Any] | None"
 Judge: TypeAlias = Callable[[Tokens, Sequence[Hit], Mapping[str, Tokens]], Sequence[tuple[str, float]]]
 """Says of a picture, by its tokens, and of its nearest which are worth a look, with the weight that they are the same: above 0,
-or not. It is told the tokens of those that are in no store yet.
+or not. It is told the tokens that are known already, as of those that are in no store yet.
 """
 
 
@@ -242,7 +247,17 @@ def judge_of(near: Near, collection: Collection, using: str) -> Judge:
         raise Unsupported(
             "this collection keeps no tokens to verify with: find duplicates by vectors alone, with a higher cosine"
         )
-    return _Verifier(for_tokens(reranker, tokens), collection, near)
+    return _Verifier(for_tokens(reranker, tokens), collection, near, using)
+
+
+def worth_a_look(hits: Sequence[Hit], near: Near) -> set[str]:
+    """The ids of those of a record's nearest that are judged."""
+    return {hit.id for hit in hits[: near.k] if hit.score >= near.cosine}
+
+
+def tokens_of(collection: Collection, ids: Iterable[str], using: str) -> dict[str, Tokens]:
+    """The tokens of records, by id; None for one that has none."""
+    return {record: kept.tokens for record, kept in kept_of(collection, ids, using, tokens=True, vectors=False).items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,15 +267,13 @@ class _Verifier:
     reranker: Reranker
     collection: Collection
     near: Near
+    using: str
 
-    def __call__(
-        self, mine: Tokens, hits: Sequence[Hit], unwritten: Mapping[str, Tokens]
-    ) -> Sequence[tuple[str, float]]:
-        few = {hit.id for hit in hits[: self.near.k] if hit.score >= self.near.cosine}
+    def __call__(self, mine: Tokens, hits: Sequence[Hit], known: Mapping[str, Tokens]) -> Sequence[tuple[str, float]]:
+        few = worth_a_look(hits, self.near)
         if mine is None or not few:
             return []
-        batch = self.collection.fetch(sorted(few - unwritten.keys()), want=Want(payload=False, tokens=True))
-        tokens = {**dict(zip(batch.ids, batch.tokens or (None,) * len(batch), strict=True)), **unwritten}
+        tokens = {**tokens_of(self.collection, few - known.keys(), self.using), **known}
         # Those without tokens are not scored; their first scores say how crowded it is around the picture.
         candidates = [Candidate(hit.id, hit.score, tokens.get(hit.id) if hit.id in few else None) for hit in hits]
         said = self.reranker.rerank(Query(np.zeros(0, np.float32), mine), candidates)

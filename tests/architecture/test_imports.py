@@ -43,6 +43,7 @@ RULES: dict[str, set[str]] = {
     "_plots": set(),
     "_eval_page": {"_eval_results", "_html", "_plots", "evaluation", "evaluation.statistics"},
     "_calibrating": {
+        "_kept",
         "_eval_queries",
         "_made_tokens",
         "_progress",
@@ -91,10 +92,28 @@ RULES: dict[str, set[str]] = {
     "_machine": set(),
     "_decoding": {"encoders.port", "errors", *HOW},
     "_encoding": {"_crew", "_decoding", "_machine", "pictures", "report", "encoders.port", *HOW, *SPINE},
-    "weighing": {"evaluation", "evaluation.metrics", "fusion", *SPINE},
-    "_eval_fusing": {"_captions", "_eval_queries", "_progress", "collection", "fields", "fusion", "weighing", *SPINE},
-    "fusing": {"_captions", "_eval_fusing", "_eval_queries", "_eval_running", "_progress", "fields", "fusion", "index"}
-    | {"pictures", "weighing", *SPINE},
+    "fusion_weights": {"evaluation", "evaluation.metrics", "fusion", *SPINE},
+    "_fusion_trials": {
+        "_captions",
+        "_eval_queries",
+        "_progress",
+        "collection",
+        "fields",
+        "fusion",
+        "fusion_weights",
+        *SPINE,
+    },
+    "fusion_fitting": {
+        "_captions",
+        "_fusion_trials",
+        "_eval_queries",
+        "_eval_running",
+        "_progress",
+        "fields",
+        "fusion",
+        "index",
+    }
+    | {"pictures", "fusion_weights", *SPINE},
     "_captions": {"_asking", "collection", "encoders", "encoders.port", "fields", "rerankers.port", *SPINE},
     "_hashing": {"_crew", "journal", "pictures", "report", *HOW, *SPINE},
     "ingest": {
@@ -128,13 +147,14 @@ RULES: dict[str, set[str]] = {
     },
     "observing": {"doctor", "policy", "report", "errors"},
     "_linkage": set(),
-    "dedup": {"_linkage", "collection", "fields", "rerankers.port", "rerankers.references", *SPINE},
+    "_kept": {"collection", *SPINE},
+    "dedup": {"_kept", "_linkage", "collection", "fields", "rerankers.port", "rerankers.references", *SPINE},
     "doctor": {"_made_tokens", "collection", "connectors", "connectors.port", "encoders", "encoders.decoding", "fields"}
     | {"journal", "report", *SPINE},
     "_state": {"_plugins", "connectors", "connectors.address", "errors"},
     "_copy_job": {"errors"},
     "_copy_shape": {"_records", "filters.meaning", *SPINE},
-    "_copy_moving": {"_copy_job", "_copy_shape", "collection", *SPINE},
+    "_copy_moving": {"_copy_job", "_copy_shape", "collection", "records_file", *SPINE},
     "_copy_census": {"_copy_job", "_copy_moving", "collection", *SPINE},
     "_copy_checks": {"_copy_census", "_copy_shape", "collection", *SPINE},
     "_copy_results": {"_copy_checks", "_copy_job", "collection", "connectors.port", "policy"},
@@ -181,7 +201,16 @@ RULES: dict[str, set[str]] = {
     | {"_reranking", "rerankers.stages"},
     "_asking": {"_made_tokens", "collection", "encoders.port", "fields", "pictures", "rerankers.port", *HOW, *SPINE},
     "_made_tokens": {"_encoding", "collection", "encoders.port", "fields", "pictures", "report", *HOW, *SPINE},
-    "_reranking": {"_made_tokens", "collection", "encoders.port", "rerankers.port", "rerankers.stages", *HOW, *SPINE},
+    "_reranking": {
+        "_kept",
+        "_made_tokens",
+        "collection",
+        "encoders.port",
+        "rerankers.port",
+        "rerankers.stages",
+        *HOW,
+        *SPINE,
+    },
     "_adding": {"sources.folders", "_progress", "collection", "pictures", "report", "sources", "_records", *SPINE},
     "_encoders_of": {"collection", "encoders", "encoders.port", "fields", *SPINE},
     "_holding": {"_adding", "_captions", "_encoders_of", "collection", "connectors.port", "encoders.port", "fields"}
@@ -262,8 +291,8 @@ RULES: dict[str, set[str]] = {
     "training.heading": {"_encoders_of", "_progress", "collection", "connectors", "encoders", "encoders.backbones"}
     | {"encoders.compose", "encoders.export", "encoders.kernelmaps", "encoders.port", "encoders.runtimes.network"}
     | {"encoders.tokens", "evaluation", "pictures", "report", "sources.addresses", "training.choosing"}
-    | {"training.collected", "training.data", "training.features", "training.fitting", "training.kernels", "training.losses"}
-    | {"training._workplace", "training.report", *HOW, *SPINE},
+    | {"training.collected", "training.data", "training.features", "training.fitting", "training.kernels"}
+    | {"training.losses", "training._workplace", "training.report", *HOW, *SPINE},
     "training.pairnets": {"errors"},
     "training.tokenbank": {"encoders.tokens", "training.augment", "errors"},
     "training.tokenviews": {"encoders._digest", "encoders.compose", "encoders.composition", "encoders.tokens"}

@@ -14,8 +14,8 @@ from pixdex._captions import caption_of, vector_of
 from pixdex.errors import ConfigError
 from pixdex.fields import IMAGE, TEXT
 from pixdex.fusion import AT, NEAR, Decay
+from pixdex.fusion_weights import Trial
 from pixdex.types import Hit, Kind, Payload, Want
-from pixdex.weighing import Trial
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

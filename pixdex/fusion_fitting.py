@@ -1,6 +1,6 @@
 """How evidence is best joined, for a collection: weights and method fitted on queries of known label.
 
-``fit_fusion`` searches by each kind of evidence apart, through the store's own search, and lets ``weighing`` choose. What it
+``fit_fusion`` searches by each kind of evidence apart, through the store's own search, and lets ``fusion_weights`` choose. What it
 gives goes into ``ImageIndex.search(weights=..., fusion=...)``.
 """
 
@@ -10,18 +10,18 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from pixdex import _eval_fusing as trying
+from pixdex import _fusion_trials as trying
 from pixdex import index as indexes
 from pixdex._captions import vector_of
-from pixdex._eval_fusing import Sought
 from pixdex._eval_queries import candidates
 from pixdex._eval_running import Plan, Side
+from pixdex._fusion_trials import Sought
 from pixdex.errors import ConfigError, Unsupported
 from pixdex.fields import IMAGE, TEXT
 from pixdex.fusion import Method, method_named
+from pixdex.fusion_weights import Choice, Fitted, fit_weights
 from pixdex.pictures import Picture
 from pixdex.types import Tuning
-from pixdex.weighing import Choice, Fitted, fit_weights
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pixdex import fusion, weighing
+from pixdex import fusion, fusion_weights
 from pixdex.errors import ConfigError
 from pixdex.evaluation.metrics import average_precision
+from pixdex.fusion_weights import Choice, Trial, fit_weights
 from pixdex.types import Hit
-from pixdex.weighing import Choice, Trial, fit_weights
 
 METHODS = list(fusion.Method)
 
@@ -61,7 +61,7 @@ def joined(trial, choice):
 def test_the_numbers_are_those_of_a_search(method, weights):
     given = trials(20, image=0.7, text=0.7, near=0.5)
     choice = Choice(method=method, weights=weights)
-    values = weighing._Table(given).precision(choice)
+    values = fusion_weights._Table(given).precision(choice)
     for trial, value in zip(given, values, strict=True):
         match = [hit.id in trial.right for hit in joined(trial, choice)]
         assert value == pytest.approx(float(average_precision(match, len(trial.right))))

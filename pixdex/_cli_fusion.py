@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from pixdex.fusing import Choice, Fitted, Sought
     from pixdex.fusion import Decay
+    from pixdex.fusion_fitting import Choice, Fitted, Sought
 
 __all__ = ["as_options", "print_fitted", "sought"]
 
@@ -18,8 +18,8 @@ _UNITS = {"near": 1.0, "at": 86_400.0}
 
 def sought(text: str) -> Sought:
     """What ``--fit-weights`` says: ``image,text,near:25,at:90``, behind the colon kilometres or days to half."""
-    from pixdex.fusing import Sought
     from pixdex.fusion import AT, NEAR, Decay
+    from pixdex.fusion_fitting import Sought
 
     names: list[str] = []
     decays: dict[str, Decay] = {}

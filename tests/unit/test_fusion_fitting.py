@@ -12,10 +12,10 @@ from test_captions import ToyWords
 from typer.testing import CliRunner
 
 import pixdex
-from pixdex import cli, encoders, fusing
+from pixdex import cli, encoders, fusion_fitting
 from pixdex.errors import ConfigError, Unsupported
-from pixdex.fusing import Sought, fit_fusion
 from pixdex.fusion import Decay
+from pixdex.fusion_fitting import Sought, fit_fusion
 from pixdex.types import Batch
 
 KINDS = ("car", "boat", "dog", "tree")
@@ -120,7 +120,7 @@ def test_evidence_that_there_is_not(names, says):
 @pytest.mark.parametrize("methods", [["sum"], []])
 def test_methods_are_known_before_anything_is_searched(methods):
     with pytest.raises(ConfigError, match="rrf, z, dbsf"):
-        fusing.fit_fusion("memory://#nothing-there", label="kind", methods=methods)
+        fusion_fitting.fit_fusion("memory://#nothing-there", label="kind", methods=methods)
 
 
 def test_texts_need_captions_or_an_encoder_of_both(toy):
@@ -154,12 +154,12 @@ def test_the_command_prints_options_that_search_takes(words, toy_plugin, tmp_pat
 
 
 def test_options_say_how_far_place_and_time_reach():
-    from pixdex._cli_fuse import as_options, sought
+    from pixdex._cli_fusion import as_options, sought
 
     wanted = sought("image,text,near:25,at:90")
-    chosen = fusing.Choice(method="z", weights={"image": 1.0, "text": 0.5, "near": 2.0, "at": 1.0})
+    chosen = fusion_fitting.Choice(method="z", weights={"image": 1.0, "text": 0.5, "near": 2.0, "at": 1.0})
     assert as_options(chosen, wanted) == [
         "--fusion z", "--weight text=0.5", "--weight near=2", "--near LAT,LON,25", "--at TIME,90",
     ]  # fmt: skip
-    alone = fusing.Choice(method="z", weights={"image": 1.0})
+    alone = fusion_fitting.Choice(method="z", weights={"image": 1.0})
     assert as_options(alone, wanted) == []
