@@ -20,6 +20,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -149,8 +150,8 @@ class Mirror:
     def create(self, name: str, spec: Spec, *, timeout: float | None) -> None:
         self.primary.create(name, spec, timeout=timeout)
         try:
-            self.secondary.create(self._other(name), spec, timeout=timeout)
-        except AlreadyExists:
+            with suppress(AlreadyExists):  # as good, if it is alike
+                self.secondary.create(self._other(name), spec, timeout=timeout)
             self._check(name, spec, timeout)
         except BaseException:
             self.primary.drop(name, timeout=timeout)

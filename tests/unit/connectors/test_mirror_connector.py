@@ -288,6 +288,16 @@ def test_a_collection_that_the_second_lacks_or_has_otherwise_is_refused() -> Non
         Collection.open(Mirror(first, second), "photos")
 
 
+def test_a_collection_is_made_in_both_or_in_neither() -> None:
+    first, second = MemoryConnector(), MemoryConnector()
+    Collection.create(second, "photos", replace(SPEC, fields=()))
+    with pytest.raises(ConfigError, match="have other fields"):
+        Collection.create(Mirror(first, second), "photos", SPEC)
+    assert list(first.names(timeout=None)) == []
+    Collection.create(second, "others", SPEC)
+    assert Collection.create(Mirror(first, second), "others", SPEC).count() == 0
+
+
 def ids(connector: Any, name: str) -> tuple[str, ...]:
     from pixdex.types import Scan
 
