@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pixdex._copy_shape import TOLERANCE, content, differing, everything, expected
+from pixdex.errors import ConfigError
 from pixdex.filters import F, Filter
 from pixdex.types import Batch, Field, Hit, Kind, Tuning, Want
 
@@ -34,12 +35,15 @@ class Sampling:
     """How much is compared.
 
     Attributes:
-        records: whose vectors, payloads and tokens are compared; None: ``many``, or all of a collection that has not more
-            than ``few``.
-        queries: searched for exactly on both sides, by each vector.
+        records: whose vectors, payloads and tokens are compared, from 1; None: ``many``, or all of a collection that has not
+            more than ``few``.
+        queries: searched for exactly on both sides, by each vector. 0: none, and the report has no such check.
         k: hits of each.
-        filters: counted on both sides.
+        filters: counted on both sides. 0: none, and the report has no such check.
         seed: of the choice.
+
+    Raises:
+        ConfigError: a number below those.
     """
 
     records: int | None = None
@@ -49,6 +53,12 @@ class Sampling:
     seed: int = 0
     few: int = 5000
     many: int = 2000
+
+    def __post_init__(self) -> None:
+        for name, least in (("records", 1), ("queries", 0), ("k", 1), ("filters", 0), ("few", 0), ("many", 1)):
+            number = getattr(self, name)
+            if number is not None and number < least:
+                raise ConfigError(f"sampling: {name} is {number}: ask for at least {least}")
 
     def of(self, count: int) -> int:
         """How many of so many records are compared."""
@@ -128,7 +138,7 @@ def check_all(
         queries = records.queries(name, sampling.queries, rng)
         if len(queries):
             checks.append(_neighbours(source, target, name, queries, sampling.k, moving))
-    if source.spec.fields and not more_allowed:
+    if source.spec.fields and sampling.filters and not more_allowed:
         checks.append(_filters(source, target, _asked(source, records.payloads, sampling.filters, rng), moving))
     digests = {"ids": census.digest("target"), "records": records.digest(), "vectors": records.vectors.hexdigest()}
     return checks, digests
@@ -152,23 +162,28 @@ def _counts(source: Collection, target: Collection, census: Census, moving: _Mov
 
 
 def _ids(census: Census, moving: _Moving, *, more_allowed: bool) -> Check:
-    lacking, more = 0, 0
+    lacking, more, later = 0, 0, 0
     named: list[str] = []
     for ids in census.missing("target"):
         newer = moving.explains(ids)
         lost = [record for record in ids if record not in newer]
-        lacking += len(lost)
+        lacking, later = lacking + len(lost), later + len(newer)
         named += [f"{i!r} is missing in the target" for i in lost[: max(0, _NAMED - len(named))]]
     for ids in () if more_allowed else census.missing("source"):
         more += len(ids)
         named += [f"{i!r} is in the target only" for i in ids[: max(0, 2 * _NAMED - len(named))]]
     compared = census.count("target")
     said = (
-        "the same on both sides"
+        f"the same on both sides{_but_for(later)}"
         if not lacking + more
         else f"{lacking} are missing in the target, {more} are there only"
     )
     return Check(name="ids", passed=not lacking + more, compared=compared, said=said, differing=tuple(named))
+
+
+def _but_for(count: int) -> str:
+    """So many records of the source are newer than the copy, and were left out of what was compared."""
+    return f", but for {count} written meanwhile" if count else ""
 
 
 # --- records -----------------------------------------------------------------------------------------------------------
@@ -202,15 +217,19 @@ class _Records:
             faults = {record: what for record, what in found.items() if record not in newer}
             wrong += len(faults)
             named += [f"{record!r}: {what}" for record, what in list(faults.items())[: max(0, _NAMED - len(named))]]
-            compared += len(ours)
+            compared += len(ours) - len(newer)
             self._keep(theirs)
             self._follow("checking", compared, sample)
         total = census.count("source")
         of = "all" if compared >= total else f"{compared} of {total}"
-        said = f"{of} compared, " + (f"{wrong} differ" if wrong else f"equal, vectors within {TOLERANCE:g}")
+        some = bool(compared or not total)
+        found_out = (
+            f"{wrong} differ" if wrong else f"equal, vectors within {TOLERANCE:g}" if some else "so nothing is known"
+        )
+        said = f"{of} compared, {found_out}"
         if 0 < compared < total and not wrong:
             said += f"; with 95 % confidence fewer than {3 / compared:.2%} of the others differ"
-        return Check(name="records", passed=not wrong, compared=compared, said=said, differing=tuple(named))
+        return Check(name="records", passed=some and not wrong, compared=compared, said=said, differing=tuple(named))
 
     def _both(self, ids: Sequence[str]) -> tuple[Batch, Batch]:
         found = self._source.fetch(ids, want=everything(self._source.spec))
@@ -265,16 +284,20 @@ def _neighbours(
     named: list[str] = []
     for number, (mine, its) in enumerate(zip(ours, theirs, strict=True)):
         scale = float(max(1.0, np.square(queries[number]).sum(dtype=np.float64)))
+        asked = max(len(mine), len(its))
         agreed, fault = _agreement(mine, its, scale)
-        if fault and moving.explains([hit.id for hit in (*mine, *its)]):
-            agreed, fault = len(mine), ""
-        same, total = same + agreed, total + max(len(mine), len(its))
+        newer = moving.explains([hit.id for hit in (*mine, *its)]) if fault else ()
+        if newer:  # the others come in the same order as before
+            kept = [[hit for hit in hits if hit.id not in newer] for hits in (mine, its)]
+            asked = min(map(len, kept))
+            agreed, fault = _agreement(kept[0][:asked], kept[1][:asked], scale)
+        same, total = same + agreed, total + asked
         if fault and len(named) < _NAMED:
             named.append(f"query {number}: {fault}")
-    share = same / total if total else 1.0
+    share = same / total if total else 0.0
     said = f"the first {k} of {len(queries)} exact searches agree to {share:.4g}"
     return Check(
-        name=f"neighbours:{name}", passed=same == total, compared=len(queries), said=said, differing=tuple(named)
+        name=f"neighbours:{name}", passed=0 < total == same, compared=len(queries), said=said, differing=tuple(named)
     )
 
 
@@ -309,7 +332,9 @@ def _filters(source: Collection, target: Collection, asked: Sequence[Filter], mo
         if abs(here - there) > slack:
             wrong.append(f"{where}: {here} in the source, {there} in the target")
     said = (
-        f"{len(asked)} filters count the same" if not wrong else f"{len(wrong)} of {len(asked)} filters count otherwise"
+        f"{len(asked)} filters count the same{_but_for(slack)}"
+        if not wrong
+        else f"{len(wrong)} of {len(asked)} filters count otherwise"
     )
     return Check(name="filters", passed=not wrong, compared=len(asked), said=said, differing=tuple(wrong[:_NAMED]))
 

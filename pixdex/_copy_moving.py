@@ -16,6 +16,7 @@ import orjson
 from pixdex._copy_job import Refused
 from pixdex._copy_shape import differing, everything, expected, native, sound, translated
 from pixdex.errors import AlreadyExists
+from pixdex.records_file import RecordsFile
 from pixdex.types import Batch, Page, Spec, Want
 
 if TYPE_CHECKING:
@@ -199,6 +200,15 @@ def _revs(batch: Batch) -> Sequence[int]:
     return batch.revs if batch.revs is not None else [payload.get("_rev", 0) for payload in batch.payloads or ()]
 
 
+def _checked_alike(source: Collection, target: Collection) -> bool:
+    """Whether all that the source holds was checked as the target checks what it gets: not what another tool, or who made a
+    file, has written, and not against fields that only the target declares.
+    """
+    ours, theirs = ({(f.name, f.kind, f.many) for f in spec.fields} for spec in (source.spec, target.spec))
+    checked = source.spec.native and not isinstance(source.connector, RecordsFile)
+    return checked and target.spec.native and ours == theirs
+
+
 class Mover:
     """From one collection to another, remembered in a job."""
 
@@ -225,8 +235,8 @@ class Mover:
         self._pace = pace
         self._follow = follow
         self._native = source.spec.native
-        # Between collections of ours records go as they lie at the port, where they were checked once: that saves a third.
-        self._stored = self._native and not self._guards
+        # Where they were checked once records go as they lie at the port: that saves a third.
+        self._stored = not self._guards and _checked_alike(source, target)
 
     def main(self) -> None:
         """Every record, from where the job stopped."""

@@ -219,7 +219,7 @@ class Run:
         check_collection(asked.switch_alias)
         if not aim.connector.capabilities.alias:
             raise Unsupported(f"{aim.connector.scheme} has no aliases to switch")
-        if asked.switch_alias in aim.connector.names(timeout=None):
+        if asked.switch_alias in (aim.name, *aim.connector.names(timeout=None)):
             raise ConfigError(f"{asked.switch_alias!r} is a collection of the target's store, so it cannot be an alias")
         names = aim.connector.aliases(timeout=None).get(asked.switch_alias)
         if names == aim.name or (names is None and asked.switch_from is None) or names == asked.switch_from:

@@ -156,6 +156,8 @@ def records(rows: Any, spec: Spec, version: int, *, vectors: Sequence[str], payl
             absent[name] = missing
     named = "fields" if version == FIRST_VERSION else "payload"
     payloads = tuple(map(orjson.loads, rows.column(named).to_pylist())) if payload else None
+    if set(map(type, payloads or ())) - {dict}:
+        raise ValueError("a payload is no JSON object")
     blobs = None
     if tokens and spec.tokens is not None:
         found = rows.column("tokens").to_pylist()

@@ -142,9 +142,9 @@ def check(
 
 
 def _place(place: str | os.PathLike[str]) -> str:
-    """An address as it is; a file by its whole path."""
+    """An address as it is; a file by the one path that names it."""
     text = os.fspath(place)
-    return str(Path(text).expanduser().absolute()) if is_file(text) else text
+    return str(Path(text).expanduser().resolve()) if is_file(text) else text
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +27,7 @@ from pixdex.connectors._files import replace_file, sync_directory
 from pixdex.connectors.port import Capabilities, Compacted, Finding
 from pixdex.errors import AlreadyExists, ConfigError, NotFound, StoreFormat, StoreFull, Unsupported
 from pixdex.types import Batch, Page, Scan, Search, Spec, Want
-from pixdex.vectors_file import SUFFIX, VectorsFile, Writer, check_installed
+from pixdex.vectors_file import SUFFIX, VectorsFile, Writer, check_installed, told
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,10 +85,6 @@ class RecordsFile:
         with self._lock:
             if self._path.exists() or (self._partial / _SPEC).exists():
                 raise AlreadyExists(f"{self._path} is there already")
-            if self._partial.exists() and (not self._partial.is_dir() or any(self._partial.iterdir())):
-                raise ConfigError(
-                    f"{self._partial} is not what an unfinished copy leaves: remove it, or name another file"
-                )
             self._begin(spec)
 
     def describe(self, name: str, *, timeout: float | None) -> Spec:
@@ -138,7 +134,8 @@ class RecordsFile:
             with Writer(self._next(SUFFIX), spec, unusable=False, compression="lz4") as writer:
                 writer.write(logical)
                 writer.finish()
-            sync_directory(self._partial)
+            with _kept(self._partial):
+                sync_directory(self._partial)
             self._known = None
 
     def delete(self, name: str, ids: Sequence[str], *, timeout: float | None) -> None:
@@ -146,7 +143,9 @@ class RecordsFile:
         if ids:
             with self._lock:
                 self._begin(spec)
-                self._kept(self._next(_DELETED), orjson.dumps(list(ids)))
+                path = self._next(_DELETED)
+                with _kept(path):
+                    replace_file(path, orjson.dumps(list(ids)))
                 self._known = None
 
     def delete_where(self, name: str, where: Filter, *, timeout: float | None) -> None:
@@ -158,7 +157,7 @@ class RecordsFile:
     def settle(self, name: str, *, progress: Callable[[int, int], None] | None = None, timeout: float | None) -> None:
         """Write the file from its parts, put it in its place, and remove them."""
         with self._lock:
-            if not self._partial.exists():
+            if not (self._partial / _SPEC).exists():
                 return
             spec, view, done = self.describe(name, timeout=timeout), self._view(), 0
             whole = self._partial / _WHOLE
@@ -170,10 +169,14 @@ class RecordsFile:
                         progress(done, view.count)
                 writer.finish()
             self._known = None
-            whole.replace(self._path)
-            sync_directory(self._path.parent)  # before the parts go
+            with _kept(self._path):
+                whole.replace(self._path)
+                sync_directory(self._path.parent)  # before the parts go
+            gone = self._partial.with_name(f".{self._partial.name}.gone")
             with suppress(OSError):  # what cannot be removed costs only its space
-                shutil.rmtree(self._partial)
+                shutil.rmtree(gone, ignore_errors=True)
+                self._partial.rename(gone)  # all parts at once: of some of them older records would count again
+                shutil.rmtree(gone)
 
     def compact(
         self, name: str, *, progress: Callable[[int, int], None] | None = None, timeout: float | None
@@ -218,20 +221,23 @@ class RecordsFile:
         return replace(want, vectors=tuple(spec.physical(column).name for column in want.vectors))
 
     def _begin(self, spec: Spec) -> None:
-        """Have the folder of parts, with the Spec."""
+        """Have the folder of parts, with the Spec.
+
+        Raises:
+            ConfigError: something else is there under its name, such as what ``encode`` leaves unfinished.
+        """
         kept, text = self._partial / _SPEC, spec.to_json().encode()
         try:
+            if not kept.exists() and self._partial.exists() and not _is_empty(self._partial):
+                raise ConfigError(
+                    f"{self._partial} is not what an unfinished copy leaves: remove it, or name another file"
+                )
             self._partial.mkdir(exist_ok=True)
             if not kept.exists() or kept.read_bytes() != text:
-                self._kept(kept, text)
+                with _kept(kept):
+                    replace_file(kept, text)
         except OSError as error:
             raise ConfigError(f"{self._path} cannot be written: {error.strerror}") from error
-
-    def _kept(self, path: Path, data: bytes) -> None:
-        try:
-            replace_file(path, data)
-        except OSError as error:
-            raise StoreFull(f"{path} cannot be written: {error.strerror}") from error
 
     def _parts(self) -> list[Path]:
         """What was written, in order: the file as it is, then the parts."""
@@ -284,7 +290,8 @@ class _View:
         gone: dict[str, int] = {}
         for path in paths:
             if path.name.endswith(_DELETED):
-                gone |= dict.fromkeys(orjson.loads(path.read_bytes()), len(files))
+                with told(path):
+                    gone |= dict.fromkeys(orjson.loads(path.read_bytes()), len(files))
                 continue
             file = VectorsFile.open(path)
             files.append(file)
@@ -342,14 +349,15 @@ class _View:
         if len(rows) < len(table):
             together = len(rows) and rows[-1] - rows[0] == len(rows) - 1
             table = table.slice(int(rows[0]), len(rows)) if together else table.take(rows)
-        batch = records(
-            table,
-            part.file.spec,
-            part.file.version,
-            vectors=want.vectors,
-            payload=want.payload,
-            tokens=want.tokens,
-        )
+        with told(part.file.path):
+            batch = records(
+                table,
+                part.file.spec,
+                part.file.version,
+                vectors=want.vectors,
+                payload=want.payload,
+                tokens=want.tokens,
+            )
         return batch if logical else self._at_port(batch)
 
     def _table(self, part: _Part, group: int, want: Want) -> Any:
@@ -374,6 +382,19 @@ class _View:
     def _empty(self, want: Want) -> Batch:
         vectors = {self.spec.vector(n).column: np.zeros((0, self.spec.vector(n).dim), np.float32) for n in want.vectors}
         return Batch((), vectors, () if want.payload else None, () if want.tokens else None)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+@contextmanager
+def _kept(path: Path) -> Iterator[None]:
+    """Of a file that is written."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreFull(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _live(

@@ -34,7 +34,7 @@ from pixdex.types import Batch, Fingerprint, Spec, Want
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SUFFIX", "Part", "VectorsFile", "Writer", "check_installed", "is_vectors"]
+__all__ = ["SUFFIX", "Part", "VectorsFile", "Writer", "check_installed", "is_vectors", "told"]
 
 SUFFIX = ".parquet"
 _VERSION = 2
@@ -133,13 +133,14 @@ class Writer:
                 self._parquet.close()
             with suppress(OSError):
                 self._file.close()
-            self._partial.unlink(missing_ok=True)
+        self._partial.unlink(missing_ok=True)
 
     def write(self, batch: Batch) -> None:
         """Records; vectors by name, payloads JSON values.
 
         Raises:
             StoreFull: no space left.
+            ConfigError: it cannot be written.
         """
         from pixdex._vectors_columns import of_records
 
@@ -178,8 +179,8 @@ class Writer:
         vector = next((v for v in spec.vectors if v.name == IMAGE), spec.vectors[0])
         with _room(self._path):
             self._close(spec, vector.fingerprint)
-        self._partial.chmod(0o666 & ~_umask())
-        self._partial.replace(self._path)
+            self._partial.chmod(0o666 & ~_umask())
+            self._partial.replace(self._path)
 
     def _close(self, spec: Spec, fingerprint: Fingerprint) -> None:
         self._parquet.add_key_value_metadata(
@@ -203,7 +204,7 @@ def _room(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StoreFull(f"no space left for {path}: free some space, and do it again") from error
-        raise
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _repeating(columns: pa.Schema) -> list[str]:
@@ -282,17 +283,27 @@ class VectorsFile:
 
     @contextmanager
     def reading(self) -> Iterator[Any]:
-        """The file, open. What is not as it was written is told as of a damaged file.
+        """The file, open.
 
         Raises:
             ConfigError: it is damaged.
         """
-        import pyarrow as pa
+        with told(self.path), _parquet().ParquetFile(self.path) as file:
+            yield file
 
-        try:
-            with _parquet().ParquetFile(self.path) as file:
-                yield file
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, PixdexError):
-                raise
-            raise ConfigError(f"{self.path} is damaged: {error}") from error
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """What is not as it was written in the file ``path`` is told as of a damaged one.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, PixdexError):
+            raise
+        raise ConfigError(f"{path} is damaged: {error}") from error

@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 
 from pixdex import Batch, Collection, F, Field, Fingerprint, Kind, Spec, TokenSpec, Vector, Want, cli, connect
 from pixdex import _copy_moving as moving
+from pixdex._copy_checks import _Moving as _Late
+from pixdex._copy_checks import _neighbours
 from pixdex._state import job_file, locked, state_folder
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.copying import Sampling, check, copy
@@ -453,6 +455,9 @@ def test_another_spec_is_told_with_what_differs(place, change, said):
 def test_the_same_collection_and_no_collection_are_told(place, tmp_path):
     with pytest.raises(ConfigError, match="is source and target"):
         copy(f"pq://{tmp_path}/a.pix", f"pq://{tmp_path}/../{tmp_path.name}/a.pix#main")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="is source and target"):
+        copy(tmp_path / "x.parquet", tmp_path / "link/x.parquet")
     with pytest.raises(NotFound):
         copy(place("none"), place("b"))
 
@@ -474,6 +479,39 @@ def test_a_record_that_the_target_cannot_hold_is_told_and_the_rest_is_there(tmp_
     assert "its payload has 70" in report.refused[0].reason
     assert not report.signed_off
     assert report.target.count == 29
+
+
+def test_a_file_is_checked_like_all_that_is_written(place, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    file = tmp_path / "x.parquet"
+    copy(filled(place("a"), 5), file)
+    with parquet.ParquetFile(file) as opened:
+        table = opened.read().replace_schema_metadata(opened.metadata.metadata)
+    at = table.schema.names.index("vector_image")
+    vectors = table.column(at).to_pylist()
+    vectors[1] = [float("nan")] * 16
+    parquet.write_table(
+        table.set_column(at, table.schema.field(at), pa.array(vectors, table.schema.field(at).type)), file
+    )
+    report = copy(file, place("b"))
+    assert [row.id for row in report.refused] == ["shop/0001.jpg"]
+    assert "holds NaN" in report.refused[0].reason
+    assert not report.signed_off
+    assert report.target.count == 4
+
+
+def test_records_are_checked_against_what_only_the_target_declares(place):
+    source, target = filled(place("a"), 5, replace(SPEC, fields=SPEC.fields[:1] + SPEC.fields[4:5])), place("b")
+    with Opened(source) as collection:
+        collection.upsert(replace(records(1), payloads=({"stock": "many"},)))
+    connector, name = connect(target)
+    Collection.create(connector, name, SPEC)
+    report = copy(source, target)
+    assert [row.id for row in report.refused] == ["shop/0000.jpg"]
+    assert "'stock' is declared int" in report.refused[0].reason
+    assert report.target.count == 4
 
 
 # --- the proof notices -------------------------------------------------------------------------------------------------
@@ -561,6 +599,43 @@ def test_answers_to_queries_and_filters_are_compared(place, monkeypatch):
     assert "in the source" in failed["filters"].differing[0]
 
 
+def test_nothing_compared_is_not_the_same(place, monkeypatch):
+    source, target = filled(place("a"), 40), place("b")
+    copy(source, target)
+    for sampling in ({"records": 0}, {"queries": -1}, {"k": 0}, {"filters": -1}):
+        with pytest.raises(ConfigError, match=f"sampling: {next(iter(sampling))} is "):
+            Sampling(**sampling)
+    names = [found.name for found in check(source, target, sampling=Sampling(queries=0, filters=0)).checks]
+    assert names == ["spec", "count", "ids", "records"]
+
+    class Mute(MemoryConnector):
+        def fetch(self, name, ids, *, want, timeout):
+            return super().fetch(name, (), want=want, timeout=timeout)
+
+    mute = Mute(store=connect(source)[0]._store)
+    monkeypatch.setattr("pixdex.copying.connect", lambda url: (mute, "c") if url == source else connect(url))
+    report = check(source, target)
+    (found,) = [found for found in report.checks if found.name == "records"]
+    assert (found.passed, found.said) == (False, "0 of 40 compared, so nothing is known")
+    assert not report.signed_off
+
+
+def test_a_record_written_meanwhile_excuses_no_other(place):
+    source, target = filled(place("a"), 40), place("b")
+    copy(source, target)
+    with Opened(source) as ours, Opened(target) as theirs:
+        mark = max(rev for page in ours.scan() for rev in page.batch.revs)
+        ours.upsert(replace(records(1, start=3, seed=9), revs=None))
+        late = _Late(ours, mark)
+        queries = records(5, start=10).vectors["image"]
+        assert _neighbours(ours, theirs, "image", queries, 10, late).passed
+        one = theirs.fetch(["shop/0013.jpg"], want=ALL)
+        theirs.upsert(replace(one, vectors={**one.vectors, "image": -one.vectors["image"]}, revs=None))
+        found = _neighbours(ours, theirs, "image", queries, 40, late)
+    assert not found.passed
+    assert any("'shop/0013.jpg'" in line for line in found.differing)
+
+
 def test_a_sample_says_how_much_it_says(place):
     source, target = filled(place("a"), 100), place("b")
     report = copy(source, target, sampling=Sampling(records=30))
@@ -595,6 +670,14 @@ def test_an_alias_that_names_another_is_switched_when_that_one_is_named(place):
         Collection.open(connector, "c")
     assert copy(source, target, switch_alias="live", switch_from="old").alias == "live"
     assert connector.aliases(timeout=None) == {"live": "c"}
+
+
+def test_an_alias_of_the_targets_own_name_is_refused_before_anything_is_copied(place):
+    source, target = filled(place("a"), 3), place("b")
+    with pytest.raises(ConfigError, match="'c' is a collection"):
+        copy(source, target, switch_alias="c")
+    with pytest.raises(NotFound):
+        Collection.open(*connect(target))
 
 
 def test_an_alias_stays_when_the_copy_is_not_the_same(place):

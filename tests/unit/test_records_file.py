@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pixdex.errors import AlreadyExists, ConfigError, NotFound, StoreFormat, Unsupported
+from pixdex.errors import AlreadyExists, ConfigError, NotFound, StoreFormat, StoreFull, Unsupported
 from pixdex.types import Batch, Fingerprint, Scan, Spec, Vector, Want
 
 pytest.importorskip("pyarrow")
@@ -77,6 +77,66 @@ def test_killed_between_the_file_and_its_parts_it_is_the_same(file, tmp_path):
     file.settle("main", timeout=None)
     (tmp_path / "kept").rename(tmp_path / "x.parquet.partial")
     assert held(RecordsFile(tmp_path / "x.parquet")) == {"a": 1, "b": 2}
+
+
+def test_killed_while_the_parts_are_removed_nothing_older_counts_again(file, tmp_path, monkeypatch):
+    from pixdex import records_file
+
+    file.upsert("main", batch(a=1, b=2), timeout=None)
+    file.upsert("main", batch(b=5), timeout=None)
+    file.delete("main", ["a"], timeout=None)
+
+    def removed_from_the_end(folder: Path, **options: object) -> None:
+        if folder.exists():
+            for path in sorted(folder.glob("[0-9]*"))[1:]:
+                path.unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(records_file.shutil, "rmtree", removed_from_the_end)
+    with pytest.raises(KeyboardInterrupt):
+        file.settle("main", timeout=None)
+    monkeypatch.undo()
+    again = RecordsFile(tmp_path / "x.parquet")
+    assert held(again) == {"b": 5}
+    again.upsert("main", batch(c=1), timeout=None)
+    again.settle("main", timeout=None)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.parquet"]
+
+
+def test_what_encode_left_unfinished_beside_a_file_is_not_touched(file, tmp_path):
+    file.upsert("main", batch(a=1), timeout=None)
+    file.settle("main", timeout=None)
+    (tmp_path / "x.parquet.partial/store").mkdir(parents=True)
+    file.settle("main", timeout=None)
+    with pytest.raises(ConfigError, match="is not what an unfinished copy leaves"):
+        file.upsert("main", batch(b=2), timeout=None)
+    assert (tmp_path / "x.parquet.partial/store").is_dir()
+    assert held(file) == {"a": 1}
+
+
+def test_a_file_that_cannot_be_put_in_its_place_is_told(file, tmp_path):
+    file.upsert("main", batch(a=1), timeout=None)
+    (tmp_path / "x.parquet").mkdir()
+    with pytest.raises(StoreFull, match=r"x\.parquet cannot be written: Is a directory"):
+        file.settle("main", timeout=None)
+
+
+@pytest.mark.parametrize("payload", ['{"n"', None, "[1]"])
+def test_a_damaged_payload_is_told(file, tmp_path, payload):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    file.upsert("main", batch(a=1, b=2), timeout=None)
+    file.settle("main", timeout=None)
+    path = tmp_path / "x.parquet"
+    with parquet.ParquetFile(path) as opened:
+        table = opened.read().replace_schema_metadata(opened.metadata.metadata)
+    at = table.schema.names.index("payload")
+    parquet.write_table(table.set_column(at, table.schema.field(at), pa.array(['{"n": 1}', payload])), path)
+    store = RecordsFile(path)
+    with pytest.raises(ConfigError, match=r"x\.parquet is damaged"):
+        held(store)
+    assert "is damaged" in store.verify("main", timeout=None)[0].what
 
 
 def test_an_empty_collection_is_a_file_too(file, tmp_path):

@@ -209,6 +209,13 @@ def test_a_place_that_cannot_be_written_to_is_refused(tmp_path):
         Writer(tmp_path / "none/v.parquet", SPEC)
 
 
+def test_a_folder_in_its_place_is_told(tmp_path):
+    (tmp_path / "v.parquet").mkdir()
+    with pytest.raises(ConfigError, match=r"v\.parquet cannot be written: Is a directory"):
+        written(tmp_path / "v.parquet", records(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["v.parquet"]
+
+
 def test_other_files_are_told_apart(tmp_path):
     import pyarrow as pa
 
