@@ -55,6 +55,7 @@ class Captions:
     def __init__(self, given: WordEncoder | str | None) -> None:
         self._given = given
         self._encoder: WordEncoder | None = None if isinstance(given, str) else given
+        self._reference: str | None = None
 
     def check(self, collection: Collection) -> None:
         """Make sure that an encoder that was given is that of the captions which are there.
@@ -133,20 +134,23 @@ class Captions:
         return encoder
 
     def _loaded(self, reference: str | None) -> WordEncoder:
-        if self._encoder is None:
-            wanted = self._given if isinstance(self._given, str) else reference
-            if wanted is None:
-                raise ConfigError(f"say with {_HOW}, what made the vectors {TEXT!r}")
-            try:
-                self._encoder = encoders.load_text(wanted)
-            except ConfigError as error:
-                if self._given is not None:
-                    raise
-                raise ConfigError(
-                    f"captions were written by encoder {wanted!r}, which cannot be made here: {error}. Say with text_encoder= "
-                    "where it is now"
-                ) from error
-        return self._encoder
+        wanted = self._given if isinstance(self._given, str) else reference
+        # The collection names another one where an alias was switched, which is followed unless one was given.
+        if self._encoder is not None and (self._given is not None or wanted == self._reference):
+            return self._encoder
+        if wanted is None:
+            raise ConfigError(f"say with {_HOW}, what made the vectors {TEXT!r}")
+        try:
+            encoder = encoders.load_text(wanted)
+        except ConfigError as error:
+            if self._given is not None:
+                raise
+            raise ConfigError(
+                f"captions were written by encoder {wanted!r}, which cannot be made here: {error}. Say with text_encoder= "
+                "where it is now"
+            ) from error
+        self._encoder, self._reference = encoder, wanted
+        return encoder
 
 
 def usable(vectors: NDArray[np.float32], metric: Metric) -> NDArray[np.bool_]:

@@ -39,12 +39,14 @@ class Ledger(Job):
         with told(path):
             self._db.execute("PRAGMA synchronous=FULL")  # what is its own must be known after a power cut, too
             self._db.executescript(_TABLES)
+            self._unsure = set(self._db.execute("SELECT id, rev FROM own WHERE done = 0"))
 
     def forget(self) -> None:
         """Begin anew."""
         with self._writing():
             self._db.execute("DELETE FROM own")
             self._db.execute("DELETE FROM missing")
+        self._unsure.clear()
         super().forget()
 
     def plan(self, records: Iterable[tuple[str, int]]) -> None:
@@ -53,7 +55,7 @@ class Ledger(Job):
             rows = [(digest_of(record), rev) for record, rev in records]
             self._db.executemany("INSERT OR IGNORE INTO own VALUES (?, ?, 0)", rows)
 
-    def wrote(self, records: Sequence[tuple[str, int]], missing: Sequence[Missing], **facts: Any) -> None:  # type: ignore[override]
+    def note(self, records: Sequence[tuple[str, int]], missing: Sequence[Missing] = (), **facts: Any) -> None:
         """The new collection holds these records now, and lacks those of ``missing``."""
         with self._writing():
             rows = [(digest_of(record), rev) for record, rev in records]
@@ -62,6 +64,13 @@ class Ledger(Job):
             values = [(row.id, row.rev, row.reason) for row in missing]
             self._db.executemany("INSERT OR REPLACE INTO missing VALUES (?, ?, ?)", values)
             self._keep({**facts, "written": self.fact("written", 0) + len(records)})
+
+    def confirm(self, records: Sequence[tuple[str, int]]) -> None:
+        """The new collection was found to hold these records: a run that was killed may have written some and not noted it."""
+        found = [pair for pair in records if (digest_of(pair[0]), pair[1]) in self._unsure] if self._unsure else []
+        if found:
+            self.note(found)
+            self._unsure -= {(digest_of(record), rev) for record, rev in found}
 
     def own(self, record: str, rev: int) -> bool:
         """Whether this job wrote that record with that revision, or was about to."""

@@ -7,7 +7,7 @@ writers were switched to the new collection, what they write there is theirs: it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from enum import Enum
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pixdex._reindex_job import Ledger
     from pixdex._reindex_making import Maker, Making
     from pixdex.collection import Collection
+    from pixdex.types import Vector
 
 __all__ = ["Mover", "Stage", "revisions"]
 
@@ -153,7 +154,7 @@ class Mover:
         return count
 
     def follow_spec(self) -> None:
-        """Declare what the source has declared meanwhile: folders, fields."""
+        """Declare what the source has declared meanwhile: folders, fields, other vectors."""
         self._source.refresh()
         try:
             self._declare()
@@ -166,8 +167,10 @@ class Mover:
         fields = tuple(replace(f, ordinal=0) for f in ours.fields if theirs.field(f.name) is None)
         known = {source.name for source in theirs.sources}
         sources = tuple(source for source in ours.sources if source.name not in known)
-        if fields or sources:
-            self._target.alter(fields=fields, sources=sources)
+        named = {vector.name for vector in theirs.vectors}
+        vectors = tuple(vector for vector in ours.vectors if vector.name not in named)
+        if fields or sources or vectors:
+            self._target.alter(fields=fields, vectors=vectors, sources=sources)
 
     def lacking(self) -> int:
         """How many records the target lacks, or has of an older revision."""
@@ -188,10 +191,22 @@ class Mover:
     def _fetched(self, ids: Sequence[str]) -> Batch:
         return self._source.fetch(ids, want=wanted(self._source.spec, self._target.spec))
 
+    def _whole_records(self, batch: Batch, known: Sequence[Vector]) -> Batch:
+        """The records, read again where the source has more named vectors by now than those ``known`` as it was read: their
+        revisions would say that nothing is lacking.
+        """
+        if len(batch):
+            self._source.refresh()
+            if self._source.spec.vectors != known:
+                self.follow_spec()
+                return self._fetched(batch.ids)
+        return batch
+
     def _differing(self, batch: Batch) -> list[str]:
         """The ids of those records that are to be made."""
         there = revisions(self._target, batch.ids)
-        pairs = zip(batch.ids, batch.revs or (), strict=True)
+        pairs = list(zip(batch.ids, batch.revs or (), strict=True))
+        self._ledger.confirm([(record, rev) for record, rev in pairs if there.get(record) == rev])
         return [record for record, rev in pairs if self._is_due(record, rev, there.get(record))]
 
     def _is_due(self, record: str, rev: int, there: int | None) -> bool:
@@ -213,9 +228,10 @@ class Mover:
         batches: Iterable[tuple[Batch, dict[str, Any]]],
         phase: str,
         total: int,
-        done: Any = None,
+        done: Callable[[], int] | None = None,
     ) -> None:
         """Make and write what is due of ``batches``; the facts of each are kept once it is written."""
+        known = self._source.spec.vectors
         maker = self._maker
         if maker is None:
             raise ConfigError("nothing can be written without an encoder")
@@ -230,7 +246,7 @@ class Mover:
         for batch, facts in batches:
             due = set(self._differing(batch))
             rows = [row for row, record in enumerate(batch.ids) if record in due]
-            under_way.append((maker.begin(batch.take(rows)), facts))
+            under_way.append((maker.begin(self._whole_records(batch.take(rows), known)), facts))
             while len(under_way) > _UNDER_WAY - 1:
                 write()
         while under_way:
@@ -245,7 +261,7 @@ class Mover:
         refused = sound(batch, self._upsert)
         missing += [Missing(record, rev, refused[record]) for record, rev in records if record in refused]
         written = [pair for pair in records if pair[0] not in refused]
-        self._ledger.wrote(written, missing, **facts)
+        self._ledger.note(written, missing, **facts)
         self._tried.update(row.id for row in missing)
         self.written += len(written)
         self._pace.wait(len(written))

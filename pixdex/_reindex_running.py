@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pixdex._reindex_places import Place
     from pixdex.encoders.port import Encoder
     from pixdex.reindexing import Options
+    from pixdex.types import Spec
 
 __all__ = ["Run", "check_alias", "end_switch", "teller"]
 
@@ -63,7 +64,7 @@ class Run:
         spec = spec_for(self._old.spec, self._encoder)
         if self._old.spec.tokens is not None and spec.tokens is None:
             self._notices.append(f"encoder {self._encoder.name!r} makes no tokens: the new collection keeps none")
-        new = self._prepared()
+        new = self._prepared(spec)
         self._before = int(self._ledger.fact("written", 0))
         derive = derivation(self._old.spec.vector(IMAGE), self._old.spec.tokens, self._encoder)
         with making(
@@ -101,16 +102,16 @@ class Run:
 
     # --- before ---
 
-    def _prepared(self) -> Collection:
+    def _prepared(self, spec: Spec) -> Collection:
         """The new collection, made where there is none.
 
         Raises:
             AlreadyExists: it is there, and this job did not make it.
         """
-        ledger, spec = self._ledger, spec_for(self._old.spec, self._encoder)
+        ledger = self._ledger
         new = self._place.existing(self._name)
         if new is None:
-            if ledger.begun or ledger.fact("made"):
+            if ledger.fact("made"):
                 self._notices.append(f"what an earlier run made, {self._name!r}, is gone, so that this one began anew")
             ledger.forget()
             ledger.remember(made=self._old.name, digest=self._encoder.fingerprint.digest)

@@ -173,8 +173,7 @@ def rollback(
     follow = progress or _silent
     with ExitStack() as stack:
         store = stack.enter_context(opened_store(url, policy))
-        place = replace(store.place, alias=store.name)
-        live = collection_of(store)
+        place, live = store.place, collection_of(store)
         if live.name == store.name:
             raise ConfigError(no_alias(store))
         stack.enter_context(locked(job_file("alias", store.address(store.name))))
@@ -183,7 +182,7 @@ def rollback(
         if name is None:
             raise ConfigError(
                 f"this machine does not remember what {store.name!r} named before {live.name!r}: say so with --to NAME; there "
-                f"are {', '.join(kept(url)) or 'no others'}"
+                f"are {', '.join(_others(store)) or 'no others'}"
             )
         back = place.existing(name)
         if back is None or name in place.aliases():
@@ -271,8 +270,12 @@ def name_alias(url: str, alias: str, *, policy: Policy | None = None) -> str | N
 def kept(url: str) -> list[str]:
     """The collections of the store, but for the one that ``url`` names."""
     with opened_store(url, None) as store:
-        live = store.place.names(store.name)
-        return [name for name in store.place.connector.names(timeout=None) if name != live]
+        return _others(store)
+
+
+def _others(store: Store) -> list[str]:
+    live = store.place.names(store.name)
+    return [name for name in store.place.connector.names(timeout=None) if name != live]
 
 
 # --- what is said and done ---
@@ -290,12 +293,12 @@ def _lacks(back: str, left: str, lacking: int, again: int) -> Iterator[str]:
 
 def _already(store: Store, live: Collection, encoder: Encoder, options: Options, follow: Follow) -> ReindexReport:
     """The alias names a collection of that encoder. What a killed run left to do after its switch is done."""
-    last = store.place.flips.last()
+    last, count = store.place.flips.last(), live.count()
     report = ReindexReport(
         old=live.name,
         new=live.name,
         encoders=(encoder.name, encoder.name),
-        records=(live.count(), live.count()),
+        records=(count, count),
         notices=(f"{live.name!r} is of this encoder already",),
     )
     if last is None or last.new != live.name or last.ended:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -90,7 +90,7 @@ def _banner(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-EDITS: Mapping[Any, _Edit] = MappingProxyType(
+EDITS: Mapping[str, _Edit] = MappingProxyType(
     {
         "crop": _cropped,
         "mirror": _mirrored,

@@ -165,7 +165,7 @@ def load(rest: str) -> WordEncoder:
         return _dual(rest)
     if "hidden_size" not in model.values or "image_size" in model.values:
         raise ConfigError(f"{rest} ({model.model_type}) is no model of texts")
-    if not any((model.path / name).is_file() for name in _TOKENIZER):
+    if not any((model.path / name).is_file() for name in _models.TOKENIZER):
         raise ConfigError(f"{model.path} has no tokenizer: copy tokenizer.json of the model it comes from")
     pooled = Pooled.read(folder, model)
     where = str(folder.resolve()) if Path(rest).expanduser().is_dir() else rest
@@ -261,8 +261,6 @@ def _dual(rest: str) -> WordEncoder:
 
 # --- what lies in a folder ---------------------------------------------------------------------------------------------
 
-_TOKENIZER = _models.TOKENIZER
-
 
 def _json(file: Path) -> Mapping[str, Any]:
     """What a file says; nothing where there is none.
@@ -325,5 +323,5 @@ def _tensors(file: Path) -> dict[str, NDArray[Any]]:
 
 
 def _tokenizer_digest(model: _models.ModelFolder) -> str:
-    files = [model.path / name for name in sorted(_TOKENIZER) if (model.path / name).is_file()]
+    files = [model.path / name for name in sorted(_models.TOKENIZER) if (model.path / name).is_file()]
     return digest_of({file.name: hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest() for file in files})

@@ -111,6 +111,22 @@ def test_picture_and_caption_are_joined(url, toy, words, tmp_path):
         assert "b" not in ids(photos.search("b", text="blue boat", k=10, exclude_self=True))
 
 
+def test_an_index_goes_on_with_the_captions_of_what_its_alias_names_now(toy, words, tmp_path, monkeypatch):
+    others, load = ToyWords("others"), encoders.load_text
+    monkeypatch.setattr(encoders, "load_text", lambda name: others if name == "others:" else load(name))
+    store = f"pq://{tmp_path / 'two.pix'}"
+    for name, encoder in (("v2", others), ("v1", words)):
+        with opened(f"{store}#{name}", toy, encoder) as photos:
+            photos.add(table(tmp_path), text="caption")
+            photos.collection.alias("live")
+    with opened(f"{store}#live", toy) as photos, opened(f"{store}#v2", toy) as second:
+        assert ids(photos.search(text="two dogs", k=1)) == ["c"]
+        assert photos.text_encoder is words
+        second.collection.alias("live")
+        assert ids(photos.search(text="two dogs", k=1)) == ["c"]
+        assert photos.text_encoder is others
+
+
 def test_a_collection_knows_its_captions_again(toy, words, tmp_path):
     url = f"pq://{tmp_path / 'again.pix'}"
     with opened(url, toy, words) as photos:

@@ -322,7 +322,7 @@ def test_a_page_that_was_written_but_not_noted_counts_as_written(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "wrote", killed)
+        patch.setattr(Ledger, "note", killed)
         with pytest.raises(KeyboardInterrupt):
             reindex(live, encoder=Turned(), options=QUICK)
     report = reindex(live, encoder=Turned(), options=QUICK)
@@ -525,13 +525,16 @@ def test_captions_fields_and_payload_stay_and_tokens_are_of_the_new_encoder(stor
     keeping.close()
 
 
+@pytest.mark.parametrize(("module", "verb"), [(_reindex_moving, "pages"), (_reindex_running, "compared")])
 def test_captions_that_are_declared_meanwhile_are_brought_along(
-    live: str, store: str, monkeypatch: pytest.MonkeyPatch
+    live: str, store: str, module: Any, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where the first pass, which began before, comes upon them."""
     word = pixdex.Fingerprint(encoder="words", digest="0dd5" * 8)
-    real = _reindex_running.compared
+    real = getattr(module, verb)
 
     def captioned(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(module, verb, real)
         connector, name = connect(f"{store}#v1")
         old = Collection.open(connector, name)
         old.alter(vectors=(pixdex.Vector(name="text", dim=2, fingerprint=word),))
@@ -541,7 +544,7 @@ def test_captions_that_are_declared_meanwhile_are_brought_along(
         connector.close()
         return real(*args, **options)
 
-    monkeypatch.setattr(_reindex_running, "compared", captioned)
+    monkeypatch.setattr(module, verb, captioned)
     report = reindex(live, encoder=Turned(), options=QUICK)
     assert (report.missing, report.alias) == ((), "live")
     connector, name = connect(live)
