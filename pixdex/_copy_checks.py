@@ -71,7 +71,8 @@ class Check:
     """One thing that was compared.
 
     Attributes:
-        name: ``count``, ``ids``, ``records``, ``neighbours:<vector>``, ``filters``.
+        name: ``count``, ``ids``, ``records``, ``neighbours:<vector>``, ``filters``; ``spec``, where the source was given vectors or
+            fields meanwhile.
         passed: both sides agree.
         compared: how many records, queries or filters were compared.
         said: what was found, in a sentence.

@@ -262,7 +262,23 @@ class Run:
             )
             if all(check.passed for check in checks) or not self._written_since(since):
                 break
-        return self._signed(target, checks, digests, since)
+        return self._signed(target, [*checks, *self._outgrown(target)], digests, since)
+
+    def _outgrown(self, target: Collection) -> list[Check]:
+        """A check that fails, where the source was given vectors or fields meanwhile: what they hold was not copied."""
+        self._source.refresh()
+        said = difference(native(self._source.spec), target.spec)
+        if not said:
+            return []
+        return [
+            Check(
+                name="spec",
+                passed=False,
+                compared=1,
+                said=f"the source has another Spec than when it was copied: {said}: copy to a new target, or declare that in "
+                "this one and run the copy again",
+            )
+        ]
 
     def _catch_up(self, mover: Mover, target: Collection) -> None:
         for _ in range(_PASSES):

@@ -310,6 +310,26 @@ def test_what_is_written_deleted_and_changed_meanwhile_is_in_the_target_too(plac
     assert pages[0].left > 0
 
 
+def test_a_vector_declared_meanwhile_is_not_signed_off_without_it(place, monkeypatch):
+    source, target = filled(place("memory")), place("pq")
+    real = moving.pages
+
+    def pages(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        monkeypatch.setattr(moving, "pages", real)
+        connector, name = connect(source)
+        other = Collection.open(connector, name)
+        other.alter(vectors=(Vector(name="late", dim=2, fingerprint=Fingerprint(encoder="w", digest="cd" * 16)),))
+        other.upsert(replace(records(1), vectors={**records(1).vectors, "late": np.ones((1, 2), np.float32)}))
+        yield from real(*args, **kwargs)
+
+    monkeypatch.setattr(moving, "pages", pages)
+    report = copy(source, target)
+    assert not report.signed_off
+    (failed,) = [check for check in report.checks if not check.passed]
+    assert failed.name == "spec"
+    assert "it has no vector 'late'" in failed.said
+
+
 def test_a_source_that_is_never_still_is_signed_off_as_of_a_time(place):
     source, target = filled(place("a")), place("b")
 
