@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pixdex.errors import ConfigError
-from pixdex.training._workplace import written
+from pixdex.training._workplace import saved
 
 __all__ = ["CHECKPOINT", "Follow", "Outcome", "Pace", "Task", "run"]
 
@@ -319,7 +318,7 @@ class _Run:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        written(self._file, partial(torch.save, values))
+        saved(self._file, values)
 
     def _restore(self) -> None:
         if self._file is None or not self._file.is_file():

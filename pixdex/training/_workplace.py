@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -11,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import torch
 
 from pixdex.errors import AlreadyExists, ConfigError
 
-__all__ = ["PAGE", "REPORT", "partial_of", "place", "put", "workplace", "written"]
+__all__ = ["PAGE", "REPORT", "partial_of", "place", "put", "saved", "workplace", "written"]
 
 PAGE = "report.html"
 REPORT = "report.json"
+_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
 
 
 def partial_of(folder: Path) -> Path:
@@ -31,7 +34,7 @@ def workplace(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
 
     Raises:
         AlreadyExists: there is something in the folder.
-        ConfigError: nothing can be written there, or another training writes there at this moment.
+        ConfigError: nothing can be written there, the disk is full, or another training writes there at this moment.
     """
     target = Path(folder).expanduser()
     work = partial_of(target)
@@ -40,9 +43,12 @@ def workplace(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
         try:
             _check_free(target)  # again: another may have finished meanwhile
             yield target, work
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
                 work.rmdir()  # which is done only where it is empty
+            if isinstance(error, OSError) and error.errno in _FULL:
+                said = f"{work} cannot be written: {error.strerror}. Make room: the same call goes on"
+                raise ConfigError(said) from error
             raise
         shutil.rmtree(work, ignore_errors=True)
 
@@ -130,3 +136,18 @@ def written(file: Path, write: Callable[[Path], None]) -> None:
     with unfinished.open("rb") as done:
         os.fsync(done.fileno())
     unfinished.replace(file)
+
+
+def saved(file: Path, values: Any) -> None:
+    """Have tensors, numbers and what holds them ``written``, for ``torch.load(..., weights_only=True)``."""
+
+    def save(unfinished: Path) -> None:
+        with unfinished.open("wb") as opened:  # given a path, torch does not say what went wrong
+            try:
+                torch.save(values, opened)
+            except RuntimeError as error:  # that it could not end the file; why, it says behind
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+
+    written(file, save)

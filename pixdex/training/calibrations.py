@@ -22,6 +22,7 @@ from pixdex.errors import ConfigError, PixdexError
 from pixdex.evaluation.reliability import calibration_error
 from pixdex.rerankers.choosing import Choice, Lists, fit, folds
 from pixdex.rerankers.learned import CONFIG_FILE
+from pixdex.training.pairfolder import note, read_net
 from pixdex.training.reranking import Judged, scored
 
 if TYPE_CHECKING:
@@ -71,12 +72,7 @@ def calibrate_folder(folder: Path, lists: Lists, *, seed: int = 0) -> dict[str, 
         "over the first stage": {choice.value: asdict(each) for choice, each in learned.over.items()},
         "choice": learned.choice.value,
     }
-    file = folder / CONFIG_FILE
-    document = orjson.loads(file.read_bytes())
-    document["calibration"] = {**learned.calibration.to_json(), "fit": facts}
-    unfinished = folder / f".{CONFIG_FILE}"
-    unfinished.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    unfinished.replace(file)
+    note(folder, {"calibration": {**learned.calibration.to_json(), "fit": facts}})
     return facts
 
 
@@ -102,7 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _make(options: argparse.Namespace) -> None:
     from pixdex.training.data import split_classes
     from pixdex.training.mini import gathered
-    from pixdex.training.pairfolder import read_net
     from pixdex.training.tokenviews import classmates, copies, token_encoder, views_of
 
     encoder, device = token_encoder(options.encoder), torch.device("cpu")

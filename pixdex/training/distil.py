@@ -26,7 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - what everybody calls it
 
+from pixdex.encoders._digest import digest_of, tensors_digest
+from pixdex.errors import ConfigError
 from pixdex.training._device import autocast
+from pixdex.training._workplace import saved
 from pixdex.training.augment import resized
 from pixdex.training.matching import alike, apart, means_apart
 from pixdex.training.muon import Muon
@@ -51,26 +54,57 @@ def distil(
     state: Path,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Train a network and write ``out/mini.pt`` (float16 weights, see ``save``) and ``out/log.json``.
+    """Train a network and write ``out/mini.pt`` (its shape, and float16 weights) and ``out/log.json``.
 
     ``state`` is a file of all that is needed to go on; where it exists, training goes on from it, after Ctrl-C too. It runs
     on the device of the pictures.
+
+    Raises:
+        ConfigError: the state is damaged, or of other pictures, another teacher, shape or recipe; of this, ``seconds`` and
+            ``every`` may be others.
     """
     out.mkdir(parents=True, exist_ok=True)
+    key = _identity(pictures, teacher, shape, recipe)
+    begun = _begun(state, key)
     run = _Run(pictures, teacher, shape, recipe, say)
-    if state.exists():
-        run.restore(torch.load(state, map_location=pictures.pixels.device, weights_only=True))
-        say(f"goes on after {run.spent:.0f} s")
-    else:
+    if begun is None:
         run.prepare()
+    else:
+        run.restore(begun)
+        say(f"goes on after {run.spent:.0f} s")
     try:
-        _learn(run, out, state)
+        _learn(run, out, state, key)
     except KeyboardInterrupt:
-        _replace(state, run.state())
+        saved(state, {"key": key, **run.state()})
         raise
 
 
-def _learn(run: _Run, out: Path, state: Path) -> None:
+def _identity(pictures: Pictures, teacher: Teacher, shape: MiniShape, recipe: Recipe) -> str:
+    """What a run must share with one that it goes on from."""
+    told = {name: value for name, value in asdict(recipe).items() if name not in ("seconds", "every")}
+    tensors = {name: getattr(pictures, name) for name in ("pixels", "labels", "groups", "held")} | teacher.state_dict()
+    arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    return digest_of({"recipe": told, "shape": shape.to_json(), "tensors": tensors_digest(arrays)})
+
+
+def _begun(state: Path, key: str) -> dict[str, Any] | None:
+    """What the file holds, on the processor, where states of random numbers stay; None where there is none."""
+    if not state.exists():
+        return None
+    try:
+        values: dict[str, Any] = torch.load(state, map_location="cpu", weights_only=True)
+        found = values.pop("key", None)
+    except Exception as error:  # torch raises anything on a damaged file
+        raise ConfigError(f"{state} is damaged: remove it to begin anew") from error
+    if found != key:
+        raise ConfigError(
+            f"{state} was begun with other pictures, another teacher, shape or recipe: give the same to go on, or remove it "
+            "to begin anew"
+        )
+    return values
+
+
+def _learn(run: _Run, out: Path, state: Path, key: str) -> None:
     """Step after step until the time is over; looking and writing do not count."""
     looked = time.monotonic()
     begun = looked - run.spent
@@ -81,7 +115,7 @@ def _learn(run: _Run, out: Path, state: Path) -> None:
         if now - looked > run.recipe.every or run.spent >= run.recipe.seconds:
             run.look()
             run.write(out)
-            _replace(state, run.state())
+            saved(state, {"key": key, **run.state()})
             looked = time.monotonic()
             begun += looked - now
 
@@ -346,7 +380,7 @@ class _Run:
         """The averaged weights as float16, and the log."""
         weights = {key: t.half() if t.is_floating_point() else t for key, t in self.average.state_dict().items()}
         values = {"shape": self.average.shape.to_json(), "weights": {key: t.cpu() for key, t in weights.items()}}
-        _replace(out / "mini.pt", values)
+        saved(out / "mini.pt", values)
         (out / "log.json").write_text(json.dumps({"recipe": asdict(self.recipe), "log": self.log}, indent=1))
 
     def state(self) -> dict[str, Any]:
@@ -368,7 +402,7 @@ class _Run:
         self.average.load_state_dict(state["average"])
         for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
-        self.generator.set_state(state["generator"].cpu())
+        self.generator.set_state(state["generator"])
         self.spent, self.steps, self.log = state["progress"]
         self.target = Target(**{name: tensor.to(self.device) for name, tensor in state["target"].items()})
         self.norms = [(mean.to(self.device), std.to(self.device)) for mean, std in state["norms"]]
@@ -411,10 +445,3 @@ def _follow(average: MiniNet, network: MiniNet, keep: float) -> None:
     ours, theirs = average.state_dict(), network.state_dict()
     floats = [name for name, tensor in ours.items() if tensor.is_floating_point()]
     torch._foreach_lerp_([ours[n] for n in floats], [theirs[n] for n in floats], 1 - keep)
-
-
-def _replace(file: Path, values: Any) -> None:
-    """Write at once or not at all."""
-    unfinished = file.with_suffix(".unfinished")
-    torch.save(values, unfinished)
-    unfinished.replace(file)

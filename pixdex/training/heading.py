@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pixdex import encoders
 from pixdex._progress import Steps, steps
@@ -25,20 +24,17 @@ from pixdex.encoders.kernelmaps import FeatureMap
 from pixdex.encoders.runtimes.network import GraphNetwork
 from pixdex.encoders.tokens import unit
 from pixdex.errors import ConfigError
-from pixdex.fields import IMAGE
-from pixdex.filters import parse
-from pixdex.pictures import Item, Refused
 from pixdex.report import Quarantined
 from pixdex.sources.addresses import scheme_of
 from pixdex.training import losses
 from pixdex.training._workplace import put, workplace
 from pixdex.training.choosing import DECIDES, METRICS, NO_HEAD, Chosen, choose
+from pixdex.training.collected import rows_of
 from pixdex.training.data import LABEL, Labelled, labelled, numbered
 from pixdex.training.features import FeatureSet, encoded, widened
 from pixdex.training.fitting import Recipe
 from pixdex.training.kernels import fit_map
 from pixdex.training.report import Comparison, compared, page, sheets
-from pixdex.types import Want
 
 if TYPE_CHECKING:
     from pixdex.encoders.port import Encoder
@@ -272,35 +268,18 @@ def _from_collection(
     try:
         collection = Collection.open(connector, name)
         base = widened(encoder_for(collection, encoder), widen=False)
-        chosen = None if where is None else parse(where)
         field = label or LABEL
-        items: list[Item] = []
-        classes: list[str] = []
-        vectors: list[NDArray[np.float32]] = []
-        for found in collection.scan(where=chosen, want=Want(vectors=(IMAGE,))):
-            batch = found.batch
-            for record, payload, vector in zip(batch.ids, batch.payloads or (), batch.vectors[IMAGE], strict=True):
-                value = payload.get(field)
-                if value is None or isinstance(value, list | dict) or not np.any(vector):
-                    continue  # a collection may well hold pictures that nobody has put into a class
-                path = payload.get("path")
-                picture = (
-                    Path(path) if isinstance(path, str) else Refused(record, "the collection does not know its file")
-                )
-                items.append(Item(record, picture))
-                classes.append(str(value))
-                vectors.append(vector)
+        rows = rows_of(collection, where=where, field=field)
     finally:
         connector.close()
-    if not items:
+    if not rows:
         raise ConfigError(
             f"no record of {url} has a field {field!r} with one class: name the field with label= (--label)"
         )
-    order = sorted(range(len(items)), key=lambda row: items[row].id or "")  # scans promise none
-    labels, names = numbered([classes[row] for row in order])
-    data = Labelled(tuple(items[row] for row in order), labels, names)
-    rows = unit(np.stack([vectors[row] for row in order]).astype(np.float32))
-    return base, base, FeatureSet(data, rows[:, None], base.dim)
+    labels, names = numbered([row.label for row in rows])
+    data = Labelled(tuple(row.item for row in rows), labels, names)
+    vectors = unit(np.stack([row.vector for row in rows]).astype(np.float32))
+    return base, base, FeatureSet(data, vectors[:, None], base.dim)
 
 
 def _cpu_seconds() -> float:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from pixdex.errors import AlreadyExists, ConfigError, MissingDependency
 from pixdex.rerankers.learned import CONFIG_FILE, LOOKS, SCORES, graphs_digest
+from pixdex.training._workplace import written
 from pixdex.training.pairnets import PairNet, described, made
 from pixdex.types import TokenSpec
 
-__all__ = ["note_training", "read_net", "require_export", "save_reranker"]
+__all__ = ["note", "read_net", "require_export", "save_reranker"]
 
 WEIGHTS = "model.safetensors"
 _OPSET = 18
@@ -82,12 +83,12 @@ def save_reranker(
         "digest": graphs_digest(folder),
         "trained": dict(trained or {}),
     }
-    _about(folder, document)  # last: a folder without it is no reranker
+    _describe(folder, document)  # last: a folder without it is no reranker
 
 
-def note_training(folder: Path, trained: Mapping[str, Any]) -> None:
-    """Say afterwards how the reranker of a folder was trained: figures by name."""
-    _about(folder, {**orjson.loads((folder / CONFIG_FILE).read_bytes()), "trained": dict(trained)})
+def note(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Say something of the reranker of a folder afterwards, in its own file: how it was ``trained``, its ``calibration``."""
+    _describe(folder, {**orjson.loads((folder / CONFIG_FILE).read_bytes()), **facts})
 
 
 def read_net(folder: Path) -> PairNet:
@@ -110,10 +111,13 @@ def read_net(folder: Path) -> PairNet:
     return net
 
 
-def _about(folder: Path, document: Mapping[str, Any]) -> None:
-    unfinished = folder / f".{CONFIG_FILE}"
-    unfinished.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    unfinished.replace(folder / CONFIG_FILE)
+def _describe(folder: Path, document: Mapping[str, Any]) -> None:
+    data = orjson.dumps(document, option=orjson.OPT_INDENT_2)
+
+    def write(unfinished: Path) -> None:
+        unfinished.write_bytes(data)
+
+    written(folder / CONFIG_FILE, write)
 
 
 class _Looks(nn.Module):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +26,7 @@ from pixdex.training._pictures import Count, hold, larger, named_count
 from pixdex.training._workplace import REPORT, place, workplace
 from pixdex.training.calibrations import calibrate_folder, lists_of
 from pixdex.training.lessons import Lesson, divided, figures, lesson_of, values_of, verdict
-from pixdex.training.pairfolder import note_training, read_net, require_export, save_reranker
+from pixdex.training.pairfolder import note, read_net, require_export, save_reranker
 from pixdex.training.pairnets import FORMS, PairNet, described, made
 from pixdex.training.pairsources import PairSource, pair_source
 from pixdex.training.reranking import Mining, fit
@@ -42,7 +40,6 @@ KINDS: Mapping[str, Mapping[str, Any]] = {"cross": {"before": 2}, "transport": {
 """Values of the shapes."""
 RATES = {"cross": 5e-4, "transport": 2e-3}
 VIEWS = {"copies": 8, "classes": 2}
-_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +169,7 @@ def train_reranker(
         KeyboardInterrupt: Ctrl-C; nothing is lost, the same call goes on.
     """
     require_export()
-    with workplace(output) as (target, work), _room(work):
+    with workplace(output) as (target, work):
         given = pair_source(source, encoder=encoder, label=label, copies=copies, column=column, where=where)
         whole, given = len(given), given.some(recipe.pictures, pace.seed)
         notes = (
@@ -270,7 +267,7 @@ def build(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         **facts(outcome),
     }
-    note_training(folder, _trained(lesson, rows, recipe.kind, outcome.step, start))
+    note(folder, {"trained": _trained(lesson, rows, recipe.kind, outcome.step, start)})
     if ready.projection is not None:
         shutil.copyfile(ready.projection, folder / PROJECTION)
     if report is not None:
@@ -361,17 +358,6 @@ def _from_store(given: PairSource, device: torch.device) -> Prepared:
         specs=specs_of(given.encoder)[:1],
         encoder=given.encoder,
     )
-
-
-@contextmanager
-def _room(work: Path) -> Iterator[None]:
-    """A full disk as an error of pixdex."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise ConfigError(f"{work} cannot be written: {error.strerror}. Make room: the same call goes on") from error
 
 
 def _trained(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,12 @@ from pixdex.collection import Collection
 from pixdex.connectors import connect
 from pixdex.encoders.compose import ComposedEncoder
 from pixdex.errors import ConfigError, nearest
-from pixdex.fields import IMAGE
-from pixdex.filters import Filter, parse
-from pixdex.pictures import Item, Refused
+from pixdex.pictures import Item
 from pixdex.rerankers.maxsim import unpacked
 from pixdex.sources.addresses import scheme_of
+from pixdex.training.collected import Row, rows_of
 from pixdex.training.data import LABEL, has_labels, labelled, numbered, unlabelled
 from pixdex.training.tokenviews import token_encoder
-from pixdex.types import Want
 
 __all__ = ["PairSource", "pair_source"]
 
@@ -126,13 +123,12 @@ def _from_collection(url: str, encoder: Any, label: str | None, where: str | Non
         if label is not None and label not in known:
             raise ConfigError(f"{url} has no field {label!r} of classes{nearest(label, known)}")
         field = None if copies else label or (LABEL if LABEL in known else None)
-        rows = _scanned(collection, None if where is None else parse(where), field)
+        rows = rows_of(collection, where=where, field=field, tokens=True)
     finally:
         connector.close()
     if not rows:
         what = "pictures" if field is None else f"pictures with a field {field!r} with one class"
         raise ConfigError(f"{url} has no {what}" + ("" if where is None else f" where {where}"))
-    rows.sort(key=lambda row: row.item.id or "")  # scans promise no order
     items = tuple(row.item for row in rows)
     vectors, tokens = _stored(rows, made)
     if field is None:
@@ -145,33 +141,7 @@ def _from_collection(url: str, encoder: Any, label: str | None, where: str | Non
     return PairSource(encoder=made, items=items, labels=labels, names=names, vectors=vectors, tokens=tokens)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Row:
-    item: Item
-    label: str
-    vector: NDArray[np.float32]
-    tokens: NDArray[Any] | None
-
-
-def _scanned(collection: Collection, where: Filter | None, field: str | None) -> list[_Row]:
-    """The records, those without a class left out where classes are asked for."""
-    kept = collection.spec.tokens is not None
-    found: list[_Row] = []
-    for page in collection.scan(where=where, want=Want(vectors=(IMAGE,), tokens=kept)):
-        batch = page.batch
-        tokens = batch.tokens or (None,) * len(batch)
-        payloads = batch.payloads or ({},) * len(batch)
-        for record, payload, vector, matrix in zip(batch.ids, payloads, batch.vectors[IMAGE], tokens, strict=True):
-            value = "" if field is None else payload.get(field)
-            if value is None or isinstance(value, list | dict) or not np.any(vector):
-                continue  # a collection may well hold pictures that nobody has put into a class
-            path = payload.get("path")
-            picture = Path(path) if isinstance(path, str) else Refused(record, "the collection does not know its file")
-            found.append(_Row(Item(record, picture), str(value), vector, matrix))
-    return found
-
-
-def _stored(rows: list[_Row], encoder: ComposedEncoder) -> tuple[NDArray[np.float32] | None, NDArray[np.int8] | None]:
+def _stored(rows: list[Row], encoder: ComposedEncoder) -> tuple[NDArray[np.float32] | None, NDArray[np.int8] | None]:
     """Vectors and tokens of all of them, or of none where some lack them."""
     spec = encoder.token_spec
     matrices = [row.tokens for row in rows if row.tokens is not None]

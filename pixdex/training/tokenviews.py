@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from pixdex.encoders.compose import ComposedEncoder
 from pixdex.encoders.composition import Composition
 from pixdex.encoders.tokens import Projection, fit_projection, unit
 from pixdex.errors import ConfigError, Unsupported
-from pixdex.training._workplace import written
+from pixdex.training._workplace import saved, written
 from pixdex.training.reranking import Judged, shortlists
 from pixdex.training.tokenbank import Bank, Recipe, Trunk, bank_of, plain
 from pixdex.types import TokenSpec
@@ -107,7 +106,8 @@ def views_of(
                 some, trunk, recipe, views=views, size=size, device=device, seed=start, fine=fine, count=follow
             )
             values = {name: getattr(bank, name) for name in Bank.__slots__}
-            written(file, partial(_save, {"key": key, **values}))
+            here = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in values.items()}
+            saved(file, {"key": key, **here})
         part = torch.load(file, map_location=device, weights_only=True)
         if part["key"] != key:
             raise ConfigError(f"{folder} holds views of other pictures or of another encoder: name another folder")
@@ -174,12 +174,6 @@ def _trunk(encoder: ComposedEncoder) -> Trunk:
         return cells, guide, vectors
 
     return trunk
-
-
-def _save(values: Mapping[str, Any], file: Path) -> None:
-    here = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in values.items()}
-    with file.open("wb") as opened:  # given a path, torch raises no OSError where the disk is full
-        torch.save(here, opened)
 
 
 def _from(count: Callable[[int, int], None] | None, before: int, total: int) -> Callable[[int, int], None] | None:

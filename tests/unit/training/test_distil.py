@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from pixdex.errors import ConfigError
 from pixdex.training import distil as distilling
 from pixdex.training import mini
 from pixdex.training.augment import resized
@@ -155,10 +156,50 @@ def test_a_stopped_run_loses_nothing(pictures, teacher, tmp_path, clock, monkeyp
 def test_what_a_killed_run_has_written_is_whole(pictures, teacher, tmp_path, clock, monkeypatch):
     run(pictures, teacher, tmp_path, replace(RECIPE, seconds=1))
     before = (tmp_path / "state.pt").read_bytes()
-    monkeypatch.setattr(distilling.torch, "save", lambda values, file: (file.write_bytes(b"half"), 1 / 0))
+    monkeypatch.setattr(distilling.torch, "save", lambda values, file: (file.write(b"half"), 1 / 0))
     with pytest.raises(ZeroDivisionError):
         run(pictures, teacher, tmp_path, replace(RECIPE, seconds=2))
     assert (tmp_path / "state.pt").read_bytes() == before
+
+
+def test_a_run_goes_on_with_what_it_was_begun_with_only(pictures, teacher, tmp_path, clock):
+    run(pictures, teacher, tmp_path, replace(RECIPE, seconds=1))
+    before = (tmp_path / "state.pt").read_bytes()
+    longer = replace(RECIPE, seconds=2, every=50)
+    turned = replace(pictures, pixels=pictures.pixels.flip(3))
+    renamed = replace(pictures, labels=pictures.labels.flip(0))
+    other = Teacher(Trunk(), SHAPE.widths)
+    for given in (
+        (turned, teacher, longer),
+        (renamed, teacher, longer),
+        (pictures, other, longer),
+        (pictures, teacher, replace(longer, batch=12)),
+        (pictures, teacher, replace(longer, views=replace(longer.views, hue=0.2))),
+    ):
+        with pytest.raises(ConfigError, match=r"state\.pt was begun with other pictures, another teacher, .*remove it"):
+            run(*given[:2], tmp_path, given[2])
+    assert (tmp_path / "state.pt").read_bytes() == before
+    run(pictures, teacher, tmp_path, longer)
+    (tmp_path / "state.pt").write_bytes(before[:100])
+    with pytest.raises(ConfigError, match=r"state\.pt is damaged: remove it to begin anew"):
+        run(pictures, teacher, tmp_path, longer)
+
+
+def test_no_stage_but_the_last_pulls_at_those_before_it(pictures, teacher):
+    run = distilling._Run(pictures, teacher, SHAPE, RECIPE, print)
+    run.prepare()
+    run.spent = RECIPE.seconds  # so that stages are fed by those before them alone
+    views = run._views(4)
+    lesson = run._lesson(views)
+    maps, _ = run._staged(0, [views, *run._truths([*lesson.stages, lesson.last])], views)
+    stages = run.student.network.stages
+    assert len(maps) == len(stages)
+    reached = []
+    for made in maps:
+        weights = [next(stage.parameters()) for stage in stages]
+        pulls = torch.autograd.grad(made.sum(), weights, retain_graph=True, allow_unused=True)
+        reached.append([place for place, pull in enumerate(pulls) if pull is not None])
+    assert reached == [[0], [1], [2], [3], [4], [4, 5]]
 
 
 def test_nothing_is_learned_from_held_classes(pictures, teacher, tmp_path, clock):

@@ -159,15 +159,15 @@ def test_ctrl_c_and_a_full_disk_lose_nothing(pictures: Path, model: str, tmp_pat
     call = {"encoder": model, "copies": True, "recipe": LIGHT}
     pace = Pace(steps=6, rounds=3, device="cpu", keep_seconds=0.001)
     whole = train_reranker(pictures, tmp_path / "whole", **call, pace=pace)
-    steps, writing = [], _loop.written
+    steps, writing = [], _loop.saved
 
     def follow(facts):
         steps.append(facts["step"])
         if facts["step"] == 2 and len(steps) < 3:
             raise KeyboardInterrupt
 
-    def full(path, write):
-        writing(path, write)
+    def full(path, values):
+        writing(path, values)
         if torch.load(path, weights_only=True)["state"]["step"] == 4:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -177,7 +177,7 @@ def test_ctrl_c_and_a_full_disk_lose_nothing(pictures: Path, model: str, tmp_pat
     assert list((tmp_path / "mine.partial" / "views").glob("*.pt"))
     with monkeypatch.context() as patch:
         patch.setattr(tokenviews, "bank_of", None)
-        patch.setattr(_loop, "written", full)
+        patch.setattr(_loop, "saved", full)
         with pytest.raises(ConfigError, match="No space left on device. Make room: the same call goes on"):
             train_reranker(pictures, target, **call, pace=pace)
     with monkeypatch.context() as patch:

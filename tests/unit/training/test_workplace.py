@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from pixdex.errors import AlreadyExists, ConfigError
-from pixdex.training._workplace import place, put, workplace, written
+from pixdex.training._workplace import place, put, saved, workplace, written
 
 BUSY = "out is being trained by another process"
 
@@ -113,3 +115,24 @@ def test_a_file_is_the_old_or_the_new_one(tmp_path: Path) -> None:
     written(file, lambda path: path.write_text("new") and None)
     assert file.read_text() == "new"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_full_disk_is_named_and_takes_nothing_that_was_there(tmp_path: Path) -> None:
+    def train(values: torch.Tensor) -> None:
+        with workplace(tmp_path / "out") as (_, work):
+            saved(work / "state", {"weights": values})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(torch.ones(3))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(
+            ConfigError, match=r"out\.partial cannot be written: File too large\. Make room: the same call"
+        ):
+            train(torch.ones(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    kept = torch.load(tmp_path / "out.partial" / "state", weights_only=True)
+    assert torch.equal(kept["weights"], torch.ones(3))
