@@ -1,7 +1,7 @@
 """What ``benchmarks.swap`` moves, and the same by each store's own client: how fast its rawest reading and writing is.
 
-Run as a module it measures one of them, in a process of its own, and prints a JSON line: records a second, and the most
-memory that the process had.
+Run as a module it measures one of them, or a reader of one store beside a writer of another, in a process of its own, and
+prints a JSON line: records a second, and the most memory that the process had.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,10 @@ class _Milvus:
                 return
             yield len([(row["id"], orjson.loads(row["payload"]), row["tokens"], row["image"]) for row in found])
 
+    def count(self) -> None:
+        """What a copy asks besides, to compare: Lite reads rows for it."""
+        self._client.query("raw", filter="stock >= 100", output_fields=["count(*)"])
+
     def close(self) -> None:
         self._client.close()
 
@@ -312,15 +317,18 @@ RAW: dict[str, Callable[..., Any]] = {
 
 
 def main() -> None:
-    """Measure one store: write, or read what was written; or copy by pixdex, perhaps until a kill."""
+    """Measure one store: write, or read what was written; both at once, of two; or copy by pixdex, perhaps until a kill."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("verb", choices=["write", "read", "copy", "fill"])
+    parser.add_argument("verb", choices=["write", "read", "copy", "fill", "together"])
     parser.add_argument("store", help="what is measured, or the source of a copy")
     parser.add_argument("place", help="where it lies, or the target")
     parser.add_argument("count", type=int, help="records; of a copy, at how many it is killed, 0 for never")
+    parser.add_argument("other", nargs="*", help="together: what is written, and where it lies")
     asked = parser.parse_args()
     peak_mb()
     verbs = {"write": _written, "read": _read, "copy": _copied, "fill": _filled}
+    if asked.verb == "together":
+        verbs["together"] = lambda store, place, count: _together(store, place, count, *asked.other)
     print(orjson.dumps({**verbs[asked.verb](asked.store, asked.place, asked.count), "mb": peak_mb()}).decode())
 
 
@@ -339,9 +347,38 @@ def _read(store: str, place: str, count: int) -> dict[str, Any]:
     client, began = RAW[store](place, make=False), time.monotonic()
     done = sum(client.read())
     seconds = time.monotonic() - began
+    if isinstance(client, _Milvus):
+        client.count()
     client.close()
     if done != count:
         raise ValueError(f"{store} gave {done} records of {count}")
+    return {"records": done, "rate": done / seconds}
+
+
+def _together(store: str, place: str, count: int, other: str, target: str) -> dict[str, Any]:
+    """One thread reads a store while another one writes the same records to another, both by their raw clients: what a copy
+    in one process could come to that did nothing else. The records are made beforehand.
+    """
+    ready = list(batches(count))
+    reader, writer = RAW[store](place, make=False), RAW[other](target, make=True)
+
+    def read() -> None:
+        done = 0
+        for found in reader.read():
+            done += found
+            if done >= count:
+                return
+
+    began, done = time.monotonic(), 0
+    with ThreadPoolExecutor(1) as beside:
+        reading = beside.submit(read)
+        for batch in ready:
+            writer.write(batch, done)
+            done += len(batch)
+        reading.result()
+    seconds = time.monotonic() - began
+    reader.close()
+    writer.close()
     return {"records": done, "rate": done / seconds}
 
 
@@ -376,6 +413,8 @@ def _copied(source: str, target: str, deadly: int) -> dict[str, Any]:
         "before": report.before,
         "rate": report.rate,
         "seconds": report.seconds,
+        "copying": report.copy_seconds,
+        "finishing": report.finish_seconds,
         "failed": [check.said for check in report.checks if not check.passed],
     }
 

@@ -31,7 +31,7 @@ from pixdex.types import Batch, Fingerprint, Spec, Vector
 
 VIT = "vit-tiny-16-224"
 ROWS, QUICK_ROWS, DIM, EVERY = 1_000_000, 20_000, 128, 100
-SECONDS, QUICK_SECONDS, GIGABYTES = 1800.0, 120.0, 2.0
+SECONDS, QUICK_SECONDS, GIGABYTES = 300.0, 60.0, 2.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,8 +1,10 @@
 """A ring of stores, pq -> Qdrant Edge -> Milvus Lite -> Milvus server -> Parquet -> pq, by ``pixdex.copy``, killed twice on the way.
 
 What comes out at the end is compared with what went in: ids, payloads, tokens, vectors, exact searches. Beside each copy
-stands how fast the raw client of its source reads, and that of its target writes, the same data (``_swapping``), and how
-much memory they take. The server is left out where it cannot be started: see ``tests.milvus_server``.
+stands how fast the raw client of its source reads, and that of its target writes, the same data (``_swapping``), each alone
+and both at once in one process, and how much memory they take. The rate of a copy is that of moving the records; what follows,
+finishing the target and comparing everything, has columns of its own. The server is left out where it cannot be started: see
+``tests.milvus_server``.
 """
 
 from __future__ import annotations
@@ -27,9 +29,12 @@ from benchmarks._swapping import DIM
 
 RECORDS, QUICK_RECORDS = 100_000, 3_000
 QUERIES, K = 100, 10
+TOGETHER = 20_000
+"""Records that are read and written at once, at most: they are made beforehand."""
 SHARE, ADDED_MB = 0.8, 200
 _KILLED = (0, 2)
 """Which copies are killed once, half-way."""
+_BOTH = ("from", "to")
 
 
 def main() -> int:
@@ -72,6 +77,7 @@ def _measure(ring: Sequence[tuple[str, str]], folder: Path, count: int, options:
     raw.write(ring[0][0])
     hops = []
     for number, ((one, source), (other, target)) in enumerate(pairwise(ring)):
+        together = raw.together(one, other)["rate"]
         before = raw.read(one), raw.write(other)
         hop = _hop(source, target, count // 2 if number in _KILLED else 0, count)
         after = raw.read(one), raw.write(other)  # before and after, as the machine may have other work
@@ -79,15 +85,31 @@ def _measure(ring: Sequence[tuple[str, str]], folder: Path, count: int, options:
         # A copy reads its target too, to compare; both clients share what an interpreter takes.
         needed = before[0]["mb"] + max(before[1]["mb"], raw.read(other)["mb"]) - raw.base
         hop |= {"from": one, "to": other, "raw_read": rates[0], "raw_write": rates[1], "raw": min(rates)}
-        hop |= {"share": hop["rate"] / min(rates), "added_mb": hop["mb"] - needed}
+        hop |= {"share": hop["rate"] / min(rates), "added_mb": hop["mb"] - needed, "raw_together": together}
+        hop |= {"share_of_together": hop["rate"] / together}
+        hop |= {"comparing": hop["seconds"] - hop["copying"] - hop["finishing"]}
         hops.append(hop)
         print(
-            f"{one} -> {other}: {hop['rate']:,.0f}/s, {hop['share']:.2f} of the raw rate", file=sys.stderr, flush=True
+            f"{one} -> {other}: {hop['rate']:,.0f}/s, {hop['share']:.2f} of the slower raw rate, "
+            f"{hop['share_of_together']:.2f} of both raw at once",
+            file=sys.stderr,
+            flush=True,
         )
     compared = _compared(ring[0][1], ring[-1][1], count)
     table(
-        ("from", "to", "records/s", "slower raw/s", "share", "added MB", "whole run s", "written again"),
-        [(h["from"], h["to"], h["rate"], h["raw"], h["share"], h["added_mb"], h["seconds"], h["again"]) for h in hops],
+        (*_BOTH, "records/s", "slower raw/s", "share", "both raw/s", "share", "added MB", "again"),
+        [
+            tuple(
+                hop[key]
+                for key in (*_BOTH, "rate", "raw", "share", "raw_together", "share_of_together", "added_mb", "again")
+            )
+            for hop in hops
+        ],
+    )
+    print()
+    table(
+        (*_BOTH, "moving s", "finishing s", "comparing s"),
+        [tuple(hop[key] for key in (*_BOTH, "copying", "finishing", "comparing")) for hop in hops],
     )
     goals = {
         "signed_off": Goal(sum(hop["signed_off"] for hop in hops) / len(hops), 1.0),
@@ -130,6 +152,15 @@ class _Raw:
     def read(self, kind: str) -> dict[str, Any]:
         """Read what was written last."""
         return _run("read", kind, self._place(kind), self._count)
+
+    def together(self, one: str, other: str) -> dict[str, Any]:
+        """Read what was written last to one while the other is written, to an empty store."""
+        place = self._place(other)
+        if other != "server":
+            place = f"{self._folder}/together.db"
+            for path in self._folder.glob("together.db*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return _run("together", one, self._place(one), min(self._count, TOGETHER), other, place)
 
     def _place(self, kind: str) -> str:
         return self._served if kind == "server" else f"{self._folder}/raw-{kind}.db"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +15,9 @@ from pixdex._options import Format, Json
 from pixdex._shell import stopping
 
 if TYPE_CHECKING:
-    from pixdex.copying import CopyReport, Follow, Moving
+    from pixdex.copying import CopyReport, Follow, Moving, Until
 
-__all__ = ["copy", "export", "import_file"]
+__all__ = ["copy", "export", "import_file", "moment", "stopped_softly"]
 
 IntoExisting = Annotated[bool, typer.Option("--into-existing", help="The target may hold other records already.")]
 _STAYS = "what was copied stays, and the same command goes on from there"
@@ -55,6 +56,16 @@ def copy(
     switch_from: Annotated[
         str | None, typer.Option("--from", metavar="NAME", help="The collection that the alias names now.")
     ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow",
+            help="Keep up with the source until Ctrl-C; then a last pass, the proof, the alias. Twice: stop.",
+        ),
+    ] = False,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="With --follow: until then, such as 06:30 or 2026-08-01T06:30.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Copy nothing, only compare.")] = False,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page of what was found.")] = None,
     json: Json = False,
@@ -65,10 +76,19 @@ def copy(
     """
     from pixdex import copying
 
+    if until is not None and not follow:
+        raise typer.BadParameter("say --follow, too: it is how long to follow", param_hint="--until")
+    if check and follow:
+        raise typer.BadParameter("--check copies nothing, so that there is nothing to follow", param_hint="--follow")
     sampling = copying.Sampling(records=sample)
-    with stopping("nothing was changed" if check else _STAYS), following() as follow:
+    kept_up = copying.Until(None if until is None else moment(until, datetime.now().astimezone())) if follow else None
+    with (
+        stopping("nothing was changed" if check else _STAYS),
+        stopped_softly(kept_up),
+        following() as progress,
+    ):
         if check:
-            done = copying.check(source, target, into_existing=into_existing, sampling=sampling, progress=follow)
+            done = copying.check(source, target, into_existing=into_existing, sampling=sampling, progress=progress)
         else:
             done = copying.copy(
                 source,
@@ -80,7 +100,8 @@ def copy(
                 sampling=sampling,
                 switch_alias=switch_alias,
                 switch_from=switch_from,
-                progress=follow,
+                follow=kept_up,
+                progress=progress,
             )
     tell(done, page=report, as_json=json)
 
@@ -129,6 +150,50 @@ def import_file(
     with stopping(_STAYS), following() as follow:
         done = copy_records(file, target, into_existing=into_existing, progress=follow)
     tell(done, page=None, as_json=json)
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """A time as it is given: of a day, the next such, or of a date; local, where it names no zone. ``now`` is aware.
+
+    Raises:
+        ConfigError: it is none, or over.
+    """
+    from pixdex.errors import ConfigError
+
+    try:
+        if "-" in text:
+            found = datetime.fromisoformat(text)
+            found = found if found.tzinfo else found.astimezone()
+        else:
+            found = datetime.combine(now.date(), time.fromisoformat(text), now.tzinfo)
+            found = found if found > now else found + timedelta(days=1)
+    except ValueError:
+        raise ConfigError(f"--until {text}: give a time, such as 06:30, or 2026-08-01T06:30") from None
+    if found <= now:
+        raise ConfigError(f"--until {text}: that is over")
+    return found
+
+
+@contextmanager
+def stopped_softly(until: Until | None) -> Iterator[None]:
+    """Ctrl-C ends keeping up, so that what was brought is compared; the second one, and one before, ends the command."""
+    import signal
+    import threading
+
+    if until is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        if not until.begun or until.over:
+            raise KeyboardInterrupt
+        until.stop()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _check_file(path: Path) -> None:
@@ -214,6 +279,10 @@ def following() -> Iterator[Follow | None]:
 
 
 def _line(moving: Moving) -> str:
+    if moving.phase == "last pass":
+        return "Ctrl-C again stops at once"
+    if moving.phase == "keeping up":
+        return f"{moving.done:,} records since; Ctrl-C for the last pass and the proof"
     parts = [f"{moving.done:,} of {moving.total:,}"]
     if moving.rate:
         parts.append(f"{moving.rate:,.0f}/s")

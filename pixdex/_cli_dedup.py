@@ -30,9 +30,7 @@ def dedup(
     ] = None,
     verify: Annotated[
         str | None,
-        typer.Option(
-            help="Reranker that makes sure, by tokens; none: vectors alone. Default: transport, where it fits."
-        ),
+        typer.Option(help="Reranker that makes sure, by tokens; none: vectors alone. Default: cross, where it fits."),
     ] = None,
     at_least: Annotated[
         float | None, typer.Option(metavar="P", help="The probability that is enough, where pairs are verified.")

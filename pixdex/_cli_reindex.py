@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pixdex._options import Json, Patience, Url, Workers
+from pixdex._options import Json, Patience, Url
 from pixdex._shell import stopping
 from pixdex.encoders.decoding import PATIENCE
 
@@ -18,9 +19,21 @@ __all__ = ["alias", "reindex", "rollback"]
 _STAYS = "what was encoded stays, and the same command goes on from there"
 _NAMED = 20
 """Records that are named of those that are missing."""
+_NICE = 10
 Overlap = Annotated[
     float,
     typer.Option(min=0.0, metavar="SECONDS", help="How far the clocks of writers may be apart, and the longest write."),
+]
+Rate = Annotated[float | None, typer.Option(min=0.001, metavar="N", help="No more than N records a second.")]
+Nice = Annotated[
+    int,
+    typer.Option(
+        min=0, max=19, help="How far the job stands back for whoever else wants the processor; 0: it does not."
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many pictures are decoded at once; default: one less than cores, 7 at most."),
 ]
 
 
@@ -48,6 +61,8 @@ def reindex(
         bool, typer.Option("--only-if-better", help="With --label: switch only where the new one is surely no worse.")
     ] = False,
     overlap: Overlap = 60.0,
+    rate: Rate = None,
+    nice: Nice = _NICE,
     workers: Workers = None,
     patience: Patience = PATIENCE,
     drop_old: Annotated[
@@ -81,9 +96,11 @@ def reindex(
         label=label,
         only_if_better=only_if_better,
         overlap=overlap,
+        rate=rate,
         workers=workers,
         patience=patience,
     )
+    _stand_back(nice)
     with stopping(_STAYS), following() as follow:
         done = reindexing.reindex(url, encoder=encoder or "", options=options, progress=follow)
     if json:
@@ -104,13 +121,17 @@ def rollback(
         bool, typer.Option("--catch-up", help="First bring it what was written since, by its own encoder.")
     ] = False,
     overlap: Overlap = 60.0,
+    rate: Rate = None,
+    nice: Nice = _NICE,
     json: Json = False,
 ) -> None:
     """Let an alias name the collection again that it named before pixdex reindex. Nothing is dropped."""
     from pixdex import reindexing
     from pixdex._cli_copy import following
 
-    options = reindexing.Options(overlap=overlap)
+    options = reindexing.Options(overlap=overlap, rate=rate)
+    if catch_up:
+        _stand_back(nice)
     with stopping("nothing was dropped, and the same command goes on"), following() as follow:
         done = reindexing.rollback(url, to=to, catch_up=catch_up, options=options, progress=follow)
     if json:
@@ -131,6 +152,14 @@ def alias(
 
     before = name_alias(url, name)
     typer.echo(f"{name} names the collection now" + (f"; before: {before}" if before else ""), err=True)
+
+
+def _stand_back(nice: int) -> None:
+    """Have this process, and those it starts, give way to others. Not for single threads: one that holds the interpreter's lock
+    while it waits for a core holds up all others of its process.
+    """
+    if nice and hasattr(os, "nice"):
+        os.nice(nice)
 
 
 def _print_json(done: ReindexReport | RollbackReport) -> None:

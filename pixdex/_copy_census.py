@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
-from pixdex._copy_job import told
 from pixdex._copy_moving import ahead
+from pixdex._facts import told
 from pixdex.types import Want
 
 if TYPE_CHECKING:

@@ -40,7 +40,7 @@ class Moving:
     """How far a copy is.
 
     Attributes:
-        phase: ``copying``, ``catching up``, ``comparing ids``, ``checking``.
+        phase: ``copying``, ``catching up``, ``keeping up``, ``last pass``, ``finishing``, ``comparing ids``, ``checking``.
         done: records of this phase so far, those of an earlier run included.
         total: about how many there are.
         rate: records a second, of this run.

@@ -48,7 +48,8 @@ class CopyReport:
         moving: the source is being written: records newer than this time, of the source's clocks, are not in the target.
         at: when this was found.
         pixdex: the version that found it.
-        seconds: this run took; ``copy_seconds``: of those, moving records.
+        seconds: this run took; of those ``copy_seconds`` moving records, and ``finish_seconds`` having the target do what it does
+            after a load, such as building an index, or one file of parts.
         rate: records a second of the main pass, of this run.
         notices: what was decided on the user's behalf, in sentences.
     """
@@ -69,6 +70,7 @@ class CopyReport:
     pixdex: str = ""
     seconds: float = 0.0
     copy_seconds: float = 0.0
+    finish_seconds: float = 0.0
     rate: float = 0.0
     notices: tuple[str, ...] = ()
 

@@ -9,28 +9,29 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pixdex._copy_checks import Check, Sampling, check_all
-from pixdex._copy_moving import PAGE_RECORDS, Follow, Mover, Moving, Pace
+from pixdex._copy_moving import PAGE_RECORDS, Follow, Mover, Pace
 from pixdex._copy_results import CopyReport, reported, utc
 from pixdex._copy_shape import difference, native
 from pixdex._names import check_collection
+from pixdex._passes import existing, teller, until_few
 from pixdex.collection import Collection
-from pixdex.errors import AlreadyExists, ConfigError, NotFound, Unsupported
+from pixdex.errors import AlreadyExists, ConfigError, Unsupported
 from pixdex.filters import F
 from pixdex.types import Want
 
 if TYPE_CHECKING:
     from pixdex._copy_census import Census
     from pixdex._copy_job import Job
+    from pixdex._copy_until import Until
     from pixdex.connectors.port import Connector
     from pixdex.policy import Policy
     from pixdex.types import Spec
 
-__all__ = ["Aim", "Asked", "Run", "read", "teller"]
+__all__ = ["Aim", "Asked", "Run", "read"]
 
-_FEW = 100
-"""Records written during a pass, so few that the next one is the last."""
-_PASSES = 8
 _ROUNDS = 3
+_SHARE = 10
+"""Of the time that comparing ids takes, at least so many times as much passes until it is done again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +44,11 @@ class Aim:
 
     def existing(self) -> Collection | None:
         """The collection there, if there is one."""
-        try:
-            return Collection.open(self.connector, self.name, policy=self.policy)
-        except NotFound:
-            return None
+        return existing(self.connector, self.name, self.policy)
 
     def create(self, spec: Spec) -> Collection:
         """Make it."""
         return Collection.create(self.connector, self.name, spec, policy=self.policy)
-
-
-def teller(follow: Follow) -> Callable[[str, int, int], None]:
-    """Tells ``follow`` of a phase that has no rate."""
-    return lambda phase, done, total: follow(
-        Moving(phase=phase, done=done, total=max(done, total), rate=0.0, left=None)
-    )
 
 
 def read(census: Census, source: Collection, target: Collection, tell: Callable[[str, int, int], None]) -> None:
@@ -77,6 +68,7 @@ class Asked:
     sampling: Sampling
     switch_alias: str | None
     switch_from: str | None
+    until: Until | None
 
 
 class Run:
@@ -105,7 +97,7 @@ class Run:
         self._follow = follow
         self._tell = teller(follow)
         self._before = self._caught_up = self._deleted = 0
-        self._moved = self._rate = 0.0
+        self._moved = self._finished = self._rate = 0.0
         self._notices: list[str] = []
 
     def run(self) -> CopyReport:
@@ -130,7 +122,8 @@ class Run:
             with self._timed():
                 mover.main()
         self._rate = self._pace.done / max(self._moved, 1e-9)
-        return self._proven(mover, target)
+        outgrown = [] if self._asked.until is None else self._keep_up(mover, target, self._asked.until)
+        return self._signed(target, outgrown, {}, None) if outgrown else self._proven(mover, target)
 
     # --- before ---
 
@@ -233,6 +226,35 @@ class Run:
             "it is left as it is"
         )
 
+    # --- meanwhile ---
+
+    def _keep_up(self, mover: Mover, target: Collection, until: Until) -> list[Check]:
+        """Bring what the source gets, and remove what it loses, until it is time. Or until the source has another Spec: the
+        check that fails then.
+        """
+        until.begin()
+        due = time.monotonic() + until.ids_every
+        while not until.over:
+            began = time.monotonic()
+            with self._timed():
+                news = mover.catch_up()
+            self._caught_up += news
+            if news:
+                target.flush()
+            if began >= due:
+                outgrown = self._outgrown(target)
+                if outgrown:
+                    return outgrown
+                self._reconcile(mover, target)
+                now = time.monotonic()
+                due = now + max(until.ids_every, _SHARE * (now - began))
+            self._tell("keeping up", self._caught_up, self._caught_up)
+            took = time.monotonic() - began
+            # Another tool's records are all read for a pass: that leaves its store as long in peace.
+            until.wait(until.every - took if self._source.spec.native else max(until.every - took, took))
+        self._tell("last pass", 0, 0)
+        return []
+
     # --- after ---
 
     @contextmanager
@@ -281,17 +303,15 @@ class Run:
         ]
 
     def _catch_up(self, mover: Mover, target: Collection) -> None:
-        for _ in range(_PASSES):
-            with self._timed():
-                news = mover.catch_up()
-            self._caught_up += news
-            if news <= _FEW:
-                break
+        with self._timed():
+            self._caught_up += until_few(mover.catch_up)
         self._settle(target)
 
     def _settle(self, target: Collection) -> None:
+        began = time.monotonic()
         target.flush()
         target.settle(progress=lambda done, total: self._tell("finishing", done, total))
+        self._finished += time.monotonic() - began
 
     def _reconcile(self, mover: Mover, target: Collection) -> int:
         """Bring the ids of both sides together; how many records that took."""
@@ -335,6 +355,7 @@ class Run:
             digests=digests,
             moving=utc(since) if since is not None and self._written_since(since) else None,
             copy_seconds=self._moved,
+            finish_seconds=self._finished,
             rate=self._rate,
             notices=tuple(self._notices),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pixdex import _eval_queries as asking
 from pixdex import _eval_search as searching
 from pixdex._eval_results import Evaluation, Query
-from pixdex._progress import Count, counting
+from pixdex._progress import Count, counted
 from pixdex.errors import ConfigError, Unsupported
 from pixdex.evaluation import Interval, Measure, interval, named
 from pixdex.evaluation.metrics import Found
@@ -75,14 +75,9 @@ class Plan:
         picked = np.random.default_rng(self.seed).choice(len(each), self.limit, replace=False)
         return [each[place] for place in sorted(picked.tolist())]
 
-    @contextmanager
-    def counted(self, what: str) -> Iterator[Count | None]:
+    def counted(self, what: str) -> AbstractContextManager[Count | None]:
         """Who hears how far it is."""
-        if callable(self.progress):
-            yield self.progress
-            return
-        with counting(what, self.progress) as count:
-            yield count
+        return counted(what, self.progress)
 
     def measured(self, found: Found) -> dict[str, NDArray[np.float64]]:
         """Name of a metric -> a value a query."""

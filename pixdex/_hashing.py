@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CHUNK", "Hashed", "Hashing"]
 
-CHUNK = 128
-"""Items that are taken at once."""
+CHUNK = 64
+"""Items that are taken at once. Two chunks of them may be encoded and not written: what a kill has encoded again."""
 CHUNK_BYTES = 32 << 20
 """A chunk ends early when its pictures hold more than that."""
 _READERS = 8

@@ -31,6 +31,7 @@ class Holding:
     """What an index holds.
 
     Attributes:
+        name: what the collection is called, or its alias.
         encoder: that of the collection; the one of a collection to be made.
         captions: what makes vectors of captions.
     """
@@ -55,7 +56,7 @@ class Holding:
         self.encoder = encoder
         self.captions = captions
         self._connector = connector
-        self._name = name
+        self.name = name
         self._collection = collection
         self._fields = tuple(fields)
         self._tokens = tokens
@@ -74,14 +75,14 @@ class Holding:
         """
         found = self.existing()
         if found is None:
-            raise NotFound(f"there is no collection {self._name!r} yet: add pictures first")
+            raise NotFound(f"there is no collection {self.name!r} yet: add pictures first")
         return found
 
     def existing(self) -> Collection | None:
         """The collection, also when another handle has made it meanwhile."""
         if self._collection is None:
             with suppress(NotFound):
-                found = Collection.open(self._connector, self._name, policy=self._policy)
+                found = Collection.open(self._connector, self.name, policy=self._policy)
                 require_own(found, self.encoder)
                 self.captions.check(found)
                 self._collection = found
@@ -99,7 +100,7 @@ class Holding:
         with self._lock:
             if self._collection is None:
                 return False
-            found = Collection.open(self._connector, self._name, policy=self._policy)
+            found = Collection.open(self._connector, self.name, policy=self._policy)
             encoder = self.encoder
             if any(v.name == IMAGE and v.fingerprint.difference(encoder.fingerprint) for v in found.spec.vectors):
                 if not self._follows:
@@ -157,7 +158,7 @@ class Holding:
             encoder=self.encoder.reference,
         )
         canonical(fields, spec)
-        self._collection = Collection.create(self._connector, self._name, spec, policy=self._policy)
+        self._collection = Collection.create(self._connector, self.name, spec, policy=self._policy)
         notices = [f"field {f.name!r} is declared as {spelled(f)} (open(fields=...) overrides)" for f in new]
         return notices + [undeclared(name) for name, field in suggested.items() if field is None]
 

@@ -1,4 +1,10 @@
-"""Groups by average linkage over the few pairs that are known: all other pairs count as one weight."""
+"""Groups of records by the few pairs that are known: all other pairs count as one weight.
+
+Two sets are held together by the mean of all pairs between them, and by the one record that knows the other set best, in equal
+parts. The first is average linkage (Sokal, Michener: A Statistical Method for Evaluating Systematic Relationships, 1958), in which one
+mistaken pair does not make one set of two. The second lets a picture hold together what was made of it: two edits that don't know
+one another may both know the original, as the centre of a star (Aslam, Pelekhov, Rus: The Star Clustering Algorithm, JGAA 2004).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +12,11 @@ import heapq
 from collections.abc import Iterable
 
 __all__ = ["Pairs"]
+
+_CENTRE = 0.5
+"""How much the record that knows the other set best counts, beside the mean of all pairs."""
+_AS_GOOD = 0.95
+"""What holds sets together may fall to this share before they wait again: else all around a large set would after each that joins it."""
 
 
 class Pairs:
@@ -26,8 +37,8 @@ class Pairs:
             self._weights[key] = (total + weight, times + 1)
 
     def sets(self, unseen: float) -> list[dict[str, float]]:
-        """Those of two and more, by the best weight of each with another of its set. Sets become one while the mean weight of the
-        pairs between them is above 0, the best first; a pair nobody said anything of weighs ``unseen``.
+        """Those of two and more, by the best weight of each with another of its set. Sets become one while what holds them together
+        is above 0, the best first; a pair nobody said anything of weighs ``unseen``.
         """
         names = list(self._number)
         linkage = _Linkage(unseen)
@@ -48,56 +59,68 @@ class Pairs:
 
 
 class _Linkage:
-    """Sets of numbers, and of each two that know one another the sum by which their pairs weigh more than unseen ones."""
+    """Sets of numbers, and of each number by how much its pairs weigh more than unseen ones."""
 
     def __init__(self, unseen: float) -> None:
         self._unseen = unseen
+        self._more: dict[int, dict[int, float]] = {}
+        self._set: dict[int, int] = {}
         self._members: dict[int, list[int]] = {}
-        self._sums: dict[int, dict[int, float]] = {}
 
     def add(self, one: int, other: int, weight: float) -> None:
         """A pair."""
-        for number in (one, other):
-            self._members.setdefault(number, [number])
-        self._sums.setdefault(one, {})[other] = weight - self._unseen
-        self._sums.setdefault(other, {})[one] = weight - self._unseen
+        for number, another in ((one, other), (other, one)):
+            self._set[number] = number
+            self._members[number] = [number]
+            self._more.setdefault(number, {})[another] = weight - self._unseen
 
     def joined(self) -> list[list[int]]:
-        """The sets when no two belong together any more."""
+        """The sets when no two belong together any more.
+
+        Pairs wait, the best first. One whose sets have grown meanwhile waits again where less holds these together by now. Sets
+        between which no pair is above 0 never become one, so that all that may become one wait.
+        """
         waiting = [
-            (-mean, one, other)
-            for one, sums in self._sums.items()
-            for other in sums
-            if one < other and (mean := self._mean(one, other)) > 0
+            (-(more + self._unseen), one, other)
+            for one, others in self._more.items()
+            for other, more in others.items()
+            if one < other and more + self._unseen > 0
         ]
         heapq.heapify(waiting)
         while waiting:
-            negative, one, other = heapq.heappop(waiting)
-            if self._current(one, other, -negative):
-                self._join(one, other)
-                for third in self._sums[one]:
-                    mean = self._mean(one, third)
-                    if mean > 0:
-                        heapq.heappush(waiting, (-mean, one, third))
+            said, one, other = heapq.heappop(waiting)
+            first, second = self._set[one], self._set[other]
+            if first == second:
+                continue
+            held = self._held(first, second)
+            if 0 < held < _AS_GOOD * -said:
+                heapq.heappush(waiting, (-held, one, other))
+            elif held > 0:
+                self._join(first, second)
         return list(self._members.values())
 
-    def _mean(self, one: int, other: int) -> float:
-        return self._sums[one][other] / (len(self._members[one]) * len(self._members[other])) + self._unseen
+    def _held(self, first: int, second: int) -> float:
+        """What holds two sets together."""
+        few, many = sorted((self._members[first], self._members[second]), key=len)
+        target = self._set[many[0]]
+        mine: dict[int, float] = {}
+        theirs: dict[int, float] = {}
+        for number in few:
+            for other, more in self._more[number].items():
+                if self._set[other] == target:
+                    mine[number] = mine.get(number, 0.0) + more
+                    theirs[other] = theirs.get(other, 0.0) + more
+        centre = max(max(mine.values()) / len(many), max(theirs.values()) / len(few))
+        mean = sum(mine.values()) / (len(few) * len(many))
+        return _CENTRE * centre + (1 - _CENTRE) * mean + self._unseen
 
-    def _current(self, one: int, other: int, mean: float) -> bool:
-        """Whether that is still so: either may have grown meanwhile."""
-        there = one in self._members and other in self._members and other in self._sums[one]
-        return there and self._mean(one, other) == mean
-
-    def _join(self, one: int, other: int) -> None:
-        self._members[one] += self._members.pop(other)
-        mine, theirs = self._sums[one], self._sums.pop(other)
-        for third, total in theirs.items():
-            if third == one:
-                continue
-            mine[third] = self._sums[third][one] = mine.get(third, 0.0) + total
-            del self._sums[third][other]
-        del mine[other]
+    def _join(self, first: int, second: int) -> None:
+        if len(self._members[first]) < len(self._members[second]):
+            first, second = second, first
+        moved = self._members.pop(second)
+        self._members[first] += moved
+        for number in moved:
+            self._set[number] = first
 
 
 def _key(one: int, other: int) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AllowPrivate", "AllowRemote", "AtTime", "Background", "Column", "Declared", "Encoder", "FieldValues", "Format", "Frame",
     "Fusion", "Json", "LessLike", "MaxBytes", "MaxFailures", "MaxPixels", "MoreLike", "NearPlace", "Patience", "Pictures",
-    "RetryFailed", "SourceName", "Sync", "TextColumn", "TextEncoder", "Truncated", "Url", "Weights", "WhenDuplicate", "Where", "Workers", "decoding", "kinds_and_fields", "moment", "place",
+    "RemoveAtMost", "RetryFailed", "SourceName", "Sync", "TextColumn", "TextEncoder", "Truncated", "Url", "Weights", "WhenDuplicate", "Where", "Workers", "decoding", "kinds_and_fields", "moment", "place",
     "weights",
 ]  # fmt: skip
 
@@ -89,6 +89,14 @@ AllowPrivate = Annotated[
 ]
 
 Sync = Annotated[bool, typer.Option("--sync", help="Remove the records of files that are gone from the folders.")]
+RemoveAtMost = Annotated[
+    float,
+    typer.Option(
+        "--remove-at-most",
+        metavar="SHARE",
+        help="The share of the folders' records that --sync may remove, above 20; else it removes nothing. 1: all that is gone.",
+    ),
+]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Add only pictures that failed before.")]
 MaxFailures = Annotated[
     int | None, typer.Option(min=0, metavar="N", help="Stop when more than N pictures could not be used.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from pixdex.report import Progress, Report
 
-__all__ = ["Count", "Steps", "counting", "following", "steps"]
+__all__ = ["Count", "Steps", "counted", "counting", "following", "steps"]
 
 Count: TypeAlias = Callable[[int, int], None]
 """Hears how many are done, and of how many."""
@@ -68,6 +68,16 @@ def counting(what: str, progress: Progress | bool | None) -> Iterator[Count | No
     with Bar(console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def counted(what: str, progress: Count | bool | None) -> Iterator[Count | None]:  # noqa: FBT001 - as users give it
+    """``counting``, for callers whose function hears of numbers itself."""
+    if callable(progress):
+        yield progress
+        return
+    with counting(what, progress) as count:
+        yield count
 
 
 class Steps:

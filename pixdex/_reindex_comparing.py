@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pixdex._copy_moving import ahead
+from pixdex._eval_queries import read_gallery
 from pixdex._reindex_moving import revisions
 from pixdex._reindex_results import Compared
 from pixdex.evaluating import compare as evaluated
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pixdex.collection import Collection
     from pixdex.types import Hit
 
-__all__ = ["METRICS", "compared", "sampled", "worse"]
+__all__ = ["METRICS", "check_label", "compared", "sampled", "worse"]
 
 METRICS = ("recall@1", "map@r")
 _K = 10
@@ -73,6 +74,15 @@ def compared(old: Collection, new: Collection, maker: Maker, *, label: str | Non
         found=found,
         notices=told.notices,
     )
+
+
+def check_label(collection: Collection, label: str) -> None:
+    """See that there is something to compare by, before hours of encoding.
+
+    Raises:
+        ConfigError: there is not; the message says what there is.
+    """
+    read_gallery(collection, label, using=IMAGE, where=None, count=None)
 
 
 def worse(result: Compared) -> str:

@@ -5,21 +5,16 @@ revision, and which it had to leave out. An SQLite file; and where aliases were 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
-from pixdex._copy_job import Job, digest_of, told
+from pixdex._facts import Facts, digest_of, told
 from pixdex.errors import ConfigError, StoreFull
 
 __all__ = ["Flip", "Flips", "Ledger", "Missing"]
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS own(id BLOB, rev INTEGER, done INTEGER, PRIMARY KEY (id, rev)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS missing(id TEXT PRIMARY KEY, rev INTEGER, reason TEXT) WITHOUT ROWID;
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +26,25 @@ class Missing:
     reason: str
 
 
-class Ledger(Job):
+class Ledger(Facts):
     """The job of one new collection. What it is about to write is noted before it is written, and again after."""
+
+    TABLES: ClassVar[dict[str, str]] = {
+        "own": "(id BLOB, rev INTEGER, done INTEGER, PRIMARY KEY (id, rev)) WITHOUT ROWID",
+        "missing": "(id TEXT PRIMARY KEY, rev INTEGER, reason TEXT) WITHOUT ROWID",
+    }
+    SYNCHRONOUS = "FULL"
+    """What is its own must be known after a power cut, too."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         with told(path):
-            self._db.execute("PRAGMA synchronous=FULL")  # what is its own must be known after a power cut, too
-            self._db.executescript(_TABLES)
             self._unsure = set(self._db.execute("SELECT id, rev FROM own WHERE done = 0"))
 
     def forget(self) -> None:
         """Begin anew."""
-        with self._writing():
-            self._db.execute("DELETE FROM own")
-            self._db.execute("DELETE FROM missing")
-        self._unsure.clear()
         super().forget()
+        self._unsure.clear()
 
     def plan(self, records: Iterable[tuple[str, int]]) -> None:
         """These records are about to be written, with these revisions."""
@@ -151,6 +148,12 @@ class Flips:
         if before and (before[-1].old, before[-1].new) == (flip.old, flip.new):
             before.pop()
         self._write([*before, flip])
+
+    def end(self) -> None:
+        """What was written before the last one has been brought."""
+        last = self.last()
+        if last is not None:
+            self.add(replace(last, ended=True))
 
     def take_back(self) -> None:
         """Forget the last one."""

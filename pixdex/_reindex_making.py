@@ -14,6 +14,7 @@ import numpy as np
 
 from pixdex._crew import Crew
 from pixdex._encoding import Encoded, Encoding
+from pixdex._machine import cores
 from pixdex._made_tokens import picture_of, roots_of
 from pixdex._reindex_job import Missing
 from pixdex.errors import InvalidImage
@@ -33,6 +34,7 @@ __all__ = ["Derive", "Maker", "Making", "derivation", "making", "spec_for", "wan
 Derive: TypeAlias = "Callable[[NDArray[np.float32]], NDArray[np.float32]]"
 """New vectors float32 ``[n, dim]`` of stored ones."""
 _READERS = 4
+_MOST_WORKERS = 7
 
 
 def derivation(vector: Vector, tokens: TokenSpec | None, encoder: Encoder) -> Derive | None:
@@ -177,7 +179,8 @@ def making(
 ) -> Iterator[Maker]:
     """What makes records; leaving it ends its threads and processes."""
     tokens = new.tokens is not None and not _keeps_tokens(old.spec, new)
-    crew = Crew("pixdex-find", _READERS)
+    workers = workers or max(1, min(_MOST_WORKERS, cores() - 1))  # somebody is searching
+    crew = Crew("pixdex-find", min(_READERS, workers))
     try:
         with Encoding(encoder, IMAGE, tokens=tokens, decoding=decoding, workers=workers, patience=patience) as encoding:
             yield Maker(old, new, encoding, crew, decoding, patience, derive)

@@ -20,7 +20,7 @@ from pixdex._limits import pieces
 from pixdex._reindex_job import Missing
 from pixdex._reindex_making import wanted
 from pixdex.errors import ConfigError, InvalidImage
-from pixdex.filters import F
+from pixdex.filters import F, bind
 from pixdex.types import Batch, Want
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = ["Mover", "Stage", "revisions"]
 PAGE_RECORDS = 256
 """Records of a page: what may be encoded again after a kill, twice, as two are under way."""
 _UNDER_WAY = 2
+_TRIES = 3
 _LATE = 1_000_000
 """Microseconds that a write may take where a pass is to be quick."""
 _REVS = Want(payload=True)
@@ -134,8 +135,8 @@ class Mover:
                 for page in read:
                     differing = self._differing(page.batch)
                     seen += len(page.batch)
-                    for start in range(0, len(differing), PAGE_RECORDS):
-                        yield self._fetched(differing[start : start + PAGE_RECORDS]), {}
+                    for start in range(0, len(differing), self._most):
+                        yield self._fetched(differing[start : start + self._most]), {}
 
         self._move(found(), "comparing", total, done=lambda: seen)
         self.remove_gone()
@@ -160,6 +161,20 @@ class Mover:
             self._declare()
         except ConfigError:  # users of the target have declared the same this very moment
             self._declare()
+
+    def feed(self, *, until_done: bool) -> None:
+        """Have who uses the target know that records are still brought there, or are no more: until then they delete on both
+        sides, and what they find unchanged they write again. Without that neither would leave a trace, and a record that was
+        deleted would come back, and one that was added again be removed.
+        """
+        name = self._source.name if until_done else None
+        self._target.refresh()
+        for _ in range(_TRIES):  # others may alter the Spec this very moment
+            if self._target.spec.fed_from == name:
+                break
+            spec = replace(self._target.spec, fed_from=name)
+            self._target._run("alter", self._target.connector.alter, spec)  # noqa: SLF001 - there is no verb for it
+            self._target.refresh()
 
     def _declare(self) -> None:
         self._target.refresh()
@@ -186,7 +201,12 @@ class Mover:
 
     def _pages(self, *, after: str | None = None, since: int | None = None) -> Iterator[Any]:
         want = wanted(self._source.spec, self._target.spec)
-        return pages(self._source, want, after=after, since=since, most=PAGE_RECORDS)
+        return pages(self._source, want, after=after, since=since, most=self._most)
+
+    @property
+    def _most(self) -> int:
+        """Records of a page."""
+        return min(PAGE_RECORDS, self._pace.most)
 
     def _fetched(self, ids: Sequence[str]) -> Batch:
         return self._source.fetch(ids, want=wanted(self._source.spec, self._target.spec))
@@ -264,7 +284,8 @@ class Mover:
         self._ledger.note(written, missing, **facts)
         self._tried.update(row.id for row in missing)
         self.written += len(written)
-        self._pace.wait(len(written))
+        if self.stage in (Stage.FILLING, Stage.BACK):  # else somebody waits for what was acknowledged
+            self._pace.wait(len(written))
         if missing and self._stops:
             first = missing[0]
             raise InvalidImage(
@@ -291,7 +312,8 @@ class Mover:
         for start in range(0, len(gone), PAGE_RECORDS):
             piece = gone[start : start + PAGE_RECORDS]
             newest = max(rev for _, rev in piece)
-            self._target.delete_where(F.ids([record for record, _ in piece]) & (F["_rev"] <= newest))
+            where = bind(F.ids([record for record, _ in piece]) & (F["_rev"] <= newest), self._target.spec)
+            self._target._delete_where(where)  # noqa: SLF001 - and not what the source has of them by now
         return len(gone)
 
     def _gone(self, batch: Batch) -> list[tuple[str, int]]:

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pixdex._passes import existing
 from pixdex._reindex_job import Flips
 from pixdex._state import job_file, normal
 from pixdex.collection import Collection
 from pixdex.connectors import connect
-from pixdex.errors import NotFound, Unsupported
+from pixdex.errors import Unsupported
 from pixdex.fields import IMAGE
 
 if TYPE_CHECKING:
@@ -40,10 +41,7 @@ class Place:
 
     def existing(self, name: str) -> Collection | None:
         """The collection of that name, if there is one."""
-        try:
-            return Collection.open(self.connector, name, policy=self.policy)
-        except NotFound:
-            return None
+        return existing(self.connector, name, self.policy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pixdex._copy_moving import Follow, Moving, Pace, microseconds
-from pixdex._reindex_comparing import compared, worse
-from pixdex._reindex_job import Flip, Flips, Ledger, Missing
+from pixdex._copy_moving import Follow, Pace, microseconds
+from pixdex._passes import PASSES, teller, until_few
+from pixdex._reindex_comparing import check_label, compared, worse
+from pixdex._reindex_job import Flip, Ledger, Missing
 from pixdex._reindex_making import derivation, making, spec_for
 from pixdex._reindex_moving import Mover, Stage
 from pixdex._reindex_results import Compared, ReindexReport
@@ -23,18 +23,10 @@ if TYPE_CHECKING:
     from pixdex.reindexing import Options
     from pixdex.types import Spec
 
-__all__ = ["Run", "check_alias", "end_switch", "teller"]
+__all__ = ["Run", "check_alias", "end_switch"]
 
-_FEW = 100
-"""Records written during a pass, so few that the next one is the last."""
-_PASSES = 8
 _GRACE = 1.0
 """Seconds after a switch in which a write that was under way may still reach the old collection."""
-
-
-def teller(follow: Follow, phase: str) -> Callable[[int, int], None]:
-    """Tells ``follow`` of a phase that has no rate."""
-    return lambda done, total: follow(Moving(phase=phase, done=done, total=max(done, total), rate=0.0, left=None))
 
 
 class Run:
@@ -53,7 +45,7 @@ class Run:
         self._started = time.monotonic()
         self._place, self._old, self._name = place, old, name
         self._encoder, self._ledger, self._options = encoder, ledger, options
-        self._follow, self._pace = follow, Pace(None)
+        self._follow, self._pace = follow, Pace(options.rate)
         self._notices: list[str] = []
         self._before = 0
         self._mover: Mover | None = None
@@ -64,6 +56,8 @@ class Run:
         spec = spec_for(self._old.spec, self._encoder)
         if self._old.spec.tokens is not None and spec.tokens is None:
             self._notices.append(f"encoder {self._encoder.name!r} makes no tokens: the new collection keeps none")
+        if options.label is not None:
+            check_label(self._old, options.label)
         new = self._prepared(spec)
         self._before = int(self._ledger.fact("written", 0))
         derive = derivation(self._old.spec.vector(IMAGE), self._old.spec.tokens, self._encoder)
@@ -77,26 +71,30 @@ class Run:
             derive=derive,
         ) as maker:
             mover = self._mover = self._moving(new, maker)
+            mover.feed(until_done=False)  # where an earlier run was killed before it switched
             if self._ledger.fact("phase", "main") == "main":
                 mover.main()
-            self._catch_up(mover)
+            until_few(mover.catch_up)
             new.flush()
-            new.settle(progress=teller(self._follow, "building the index"))
+            tell = teller(self._follow)
+            new.settle(progress=lambda done, total: tell("building the index", done, total))
             mover.whole()
             new.flush()
             result = compared(self._old, new, maker, label=options.label, sample=options.sample, seed=options.seed)
             refused = self._refused(result)
             if self._place.alias is None or refused is not None:
                 return self._report(new, derive, result, refused=refused)
-            self._catch_up(mover)
+            until_few(mover.catch_up)
             mover.remove_gone()
             new.flush()
             self._catch_up_quickly(mover)
             refused = self._too_many_missing()
             if refused is not None:
                 return self._report(new, derive, result, refused=refused)
-            self._switch(new)
-            end_switch(mover, self._place.flips)
+            self._switch(new, mover)
+            mover.stage = Stage.SWITCHED
+            end_switch(mover)
+            self._place.flips.end()
         self._ledger.remember(phase="done")
         return self._report(new, derive, result, alias=self._place.alias)
 
@@ -148,15 +146,10 @@ class Run:
 
     # --- meanwhile and after ---
 
-    def _catch_up(self, mover: Mover) -> None:
-        for _ in range(_PASSES):
-            if mover.catch_up() <= _FEW:
-                break
-
     def _catch_up_quickly(self, mover: Mover) -> None:
-        """Leave as little as can be to bring after the switch: a record that its users delete before it is there comes back."""
+        """Leave as little as can be to bring after the switch."""
         before = mover.catch_up_quickly()
-        for _ in range(_PASSES):
+        for _ in range(PASSES):
             news = mover.catch_up_quickly()
             if not 0 < news < before:
                 break
@@ -185,11 +178,12 @@ class Run:
             "the same command again, or allow so many"
         )
 
-    def _switch(self, new: Collection) -> None:
+    def _switch(self, new: Collection, mover: Mover) -> None:
         place, alias = self._place, self._place.alias
         if alias is None:
             return
         check_alias(place, alias, self._old.name)
+        mover.feed(until_done=True)
         # Noted before it is done: a run that is killed between finds the alias where it was, or switched.
         place.flips.add(Flip(old=self._old.name, new=new.name, at=microseconds()))
         self._ledger.remember(phase="switching")
@@ -241,14 +235,10 @@ def check_alias(place: Place, alias: str, expected: str) -> None:
         )
 
 
-def end_switch(mover: Mover, flips: Flips) -> None:
+def end_switch(mover: Mover) -> None:
     """Bring what reached the source until the alias was switched, and a moment after."""
-    mover.stage = Stage.SWITCHED
     mover.catch_up_quickly()
     mover.catch_up()
-    mover.remove_gone()
     time.sleep(_GRACE)
-    mover.catch_up()
-    last = flips.last()
-    if last is not None:
-        flips.add(Flip(old=last.old, new=last.new, at=last.at, ended=True))
+    mover.whole()  # whatever clocks said; and what was deleted on both sides while a page of it was on its way
+    mover.feed(until_done=False)

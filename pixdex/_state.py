@@ -6,21 +6,27 @@ about, so that neither addresses nor secrets stand in names.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pixdex import _plugins
 from pixdex.connectors import GROUP
 from pixdex.connectors.address import DEFAULT_COLLECTION, parse
 from pixdex.errors import ConfigError, StoreLocked
+from pixdex.policy import Call, Policy
 
-__all__ = ["VARIABLE", "job_file", "locked", "normal", "state_folder"]
+if TYPE_CHECKING:
+    from pixdex.connectors.port import Connector
+
+__all__ = ["VARIABLE", "address_now", "job_file", "locked", "normal", "state_folder"]
 
 VARIABLE = "PIXDEX_STATE"
 """The environment variable that names another folder."""
@@ -87,13 +93,25 @@ def normal(what: str) -> str:
     return f"{address.scheme}://{place}#{address.collection or DEFAULT_COLLECTION}"
 
 
+def address_now(url: str, connector: Connector, name: str, policy: Policy | None = None) -> str:
+    """The address of the collection that ``name`` stands for in an open store: an alias and its collection have the same.
+
+    Raises:
+        StoreError: the store does not say what its aliases name.
+    """
+    aliases = {}
+    if connector.capabilities.alias:
+        aliases = (policy or Policy()).run(Call("aliases", name), lambda left: dict(connector.aliases(timeout=left)))
+    return f"{normal(url).rpartition('#')[0]}#{aliases.get(name, name)}"
+
+
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
     """One process at a time, and one thread of it, on the job of that file; the system releases what was killed.
 
     Raises:
         StoreLocked: another one is at it; the message says which.
-        ConfigError: the lock file cannot be made.
+        ConfigError: the lock file cannot be made, or lies where nothing can be locked, as on some network drives.
     """
     path = file.with_name(f"{file.name}.lock")
     try:
@@ -101,11 +119,19 @@ def locked(file: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be made ({error.strerror}): let {VARIABLE} name another folder") from error
     try:
-        if not _taken(handle):
+        try:
+            taken = _taken(handle)
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be locked ({error.strerror}), as on some network drives: let {VARIABLE} name a folder on a disk "
+                "of this machine"
+            ) from error
+        if not taken:
             owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
             raise StoreLocked(f"the same job is being done by {owner}: wait for it, or stop it there")
-        os.ftruncate(handle, 0)
-        os.write(handle, f"pid {os.getpid()} on {socket.gethostname()}".encode())
+        with suppress(OSError):  # a full disk: it is held all the same, and nobody reads by whom
+            os.ftruncate(handle, 0)
+            os.write(handle, f"pid {os.getpid()} on {socket.gethostname()}".encode())
         yield
     finally:
         os.close(handle)
@@ -118,7 +144,9 @@ if sys.platform == "win32":
         os.lseek(handle, 1 << 30, os.SEEK_SET)  # beyond what is written, which others may read
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EDEADLK):
+                raise
             return False
         finally:
             os.lseek(handle, 0, os.SEEK_SET)

@@ -184,8 +184,12 @@ def _matrix(column: Any, dim: int) -> tuple[NDArray[np.float32], NDArray[np.bool
     """``[n, dim]``, and where there is none."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if not column.null_count:
-        values = column.flatten().to_numpy(zero_copy_only=False)
-        return values.astype(np.float32, copy=False).reshape(len(column), dim), None
+        values = column.flatten()
+        if values.type == pa.float32() and not values.null_count:  # what ``to_numpy`` gives, but that it imports pandas
+            rows = np.frombuffer(values.buffers()[1], np.float32, len(values), values.offset * 4)
+        else:
+            rows = values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+        return rows.reshape(len(column), dim), None
     missing = column.is_null().to_numpy(zero_copy_only=False)
     matrix = np.zeros((len(column), dim), np.float32)
     matrix[~missing] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)  # flatten leaves out nulls

@@ -5,32 +5,35 @@ implementation. ``DEFAULT_THREADS`` calls run at once, of all objects and event 
 wait their turn; ``set_default_limiter`` puts another limiter in place.
 
 A call that is cancelled returns at once, and is left out if it waits for a thread still. One that runs cannot be
-stopped half-way: its thread finishes it, so that a write is written whole, and is then free for others. ``add``,
-``encode`` and ``load`` alone return late: they stop between chunks, what was written stays, and the same call goes on
-from there; so do ``evaluate`` and ``compare``, which write nothing. ``close`` waits for what runs.
+stopped half-way: its thread finishes it, so that a write is written whole, and is then free for others. Jobs alone return late:
+``add``, ``encode``, ``load``, ``label``, ``copy``, ``reindex`` and ``rollback`` stop between chunks, what was written stays, and
+the same call goes on from there; so do ``evaluate``, ``compare``, ``calibrate``, ``fit_fusion`` and ``find_duplicates``, which
+change nothing. ``close`` waits for what runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
+from importlib import import_module
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from pixdex._aio_collection import AsyncCollection
+from pixdex._aio_running import Target, awaited, calls_of, sync_of
 from pixdex._limiter import DEFAULT_THREADS, Calls, Limiter, default_limiter, set_default_limiter
-from pixdex._progress import Count, counting, following
-from pixdex.collection import Collection
+from pixdex._progress import counted, following
 from pixdex.encoders.decoding import PATIENCE, Decoding
 from pixdex.fusion import Method, Moment, Place
 from pixdex.types import Batch, Hit, Tuning, Want
 
 if TYPE_CHECKING:
+    from pixdex._aio_jobs import calibrate, copy, find_duplicates, fit_fusion, label, reindex, rollback
+    from pixdex._progress import Count
     from pixdex.encoders.port import Encoder, WordEncoder
     from pixdex.evaluating import Comparison, Evaluation
     from pixdex.explaining import Explanation
@@ -49,17 +52,24 @@ __all__ = [
     "AsyncImageIndex",
     "Limiter",
     "Target",
+    "calibrate",
     "compare",
+    "copy",
     "default_limiter",
     "encode",
     "evaluate",
+    "find_duplicates",
+    "fit_fusion",
+    "label",
     "load",
     "open",
+    "reindex",
+    "rollback",
     "set_default_limiter",
 ]
 
-
-R = TypeVar("R")
+_JOBS = frozenset({"calibrate", "copy", "find_duplicates", "fit_fusion", "label", "reindex", "rollback"})
+"""Loaded when they are asked for, since what they do loads numpy and more."""
 
 
 async def open(  # noqa: A001 - as pixdex.open
@@ -175,7 +185,7 @@ class AsyncImageIndex:
             patience=patience,
             job=job,
         )
-        return await _stoppable(self._calls, lambda watch: add(progress=watch), progress=progress)
+        return await awaited(self._calls, lambda watch: add(progress=watch), following(progress))
 
     async def declare(self, fields: Fields) -> None:
         """See ``ImageIndex.declare``."""
@@ -293,7 +303,7 @@ async def encode(
             progress=watch,
         )
 
-    return await _stoppable(Calls(None), run, progress=progress)
+    return await awaited(Calls(None), run, following(progress))
 
 
 async def load(
@@ -312,11 +322,7 @@ async def load(
 
         return transfer.load(url, file, policy=policy, progress=watch)
 
-    return await _stoppable(Calls(None), run, progress=progress)
-
-
-Target: TypeAlias = "str | AsyncImageIndex | AsyncCollection"
-"""What is evaluated: an address, or what is open already."""
+    return await awaited(Calls(None), run, following(progress))
 
 
 async def evaluate(
@@ -342,7 +348,7 @@ async def evaluate(
         from pixdex import evaluating  # late: it loads numpy
 
         return evaluating.evaluate(
-            _sync_of(target),
+            sync_of(target),
             label=label,
             queries=queries,
             where=where,
@@ -356,7 +362,7 @@ async def evaluate(
             progress=watch,
         )
 
-    return await _watched(_calls_of(target), run, progress)
+    return await awaited(calls_of(target), run, counted("evaluating", progress))
 
 
 async def compare(
@@ -381,8 +387,8 @@ async def compare(
         from pixdex import evaluating  # late: it loads numpy
 
         return evaluating.compare(
-            _sync_of(first),
-            _sync_of(second),
+            sync_of(first),
+            sync_of(second),
             label=label,
             queries=queries,
             where=where,
@@ -396,53 +402,15 @@ async def compare(
             progress=watch,
         )
 
-    return await _watched(_calls_of(first), run, progress)
+    return await awaited(calls_of(first), run, counted("evaluating", progress))
 
 
-def _sync_of(target: Target) -> str | ImageIndex | Collection:
-    return target if isinstance(target, str) else target._sync  # noqa: SLF001 - of this module
+def __getattr__(name: str) -> Any:
+    if name not in _JOBS:
+        raise AttributeError(f"module 'pixdex.aio' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module("pixdex._aio_jobs"), name)
+    return value
 
 
-def _calls_of(target: Target) -> Calls:
-    return Calls(None) if isinstance(target, str) else target._calls  # noqa: SLF001 - of this module
-
-
-async def _watched(calls: Calls, work: Callable[[Count], R], progress: Count | bool | None) -> R:  # noqa: FBT001 - as given
-    """``work``, which says now and then how far it is; when cancelled, it is stopped there."""
-    stop = threading.Event()
-
-    def run() -> R:
-        with counting("evaluating", progress if isinstance(progress, bool) else None) as bar:
-            follow = progress if callable(progress) else bar
-            return work(partial(_stop_or_count, stop, follow))
-
-    return await calls.run_to_rest(run, stop.set)
-
-
-def _stop_or_count(stop: threading.Event, follow: Count | None, done: int, total: int) -> None:
-    if stop.is_set():
-        raise _Stopped
-    if follow is not None:
-        follow(done, total)
-
-
-async def _stoppable(calls: Calls, work: Callable[[Progress], Report], *, progress: Progress | bool | None) -> Report:
-    """``work``, which says now and then how far it is; when cancelled, it is stopped there."""
-    stop = threading.Event()
-
-    def run() -> Report:
-        with following(progress) as follow:
-            return work(partial(_stop_or_follow, stop, follow))
-
-    return await calls.run_to_rest(run, stop.set)
-
-
-class _Stopped(Exception):
-    """The call was cancelled."""
-
-
-def _stop_or_follow(stop: threading.Event, follow: Progress | None, report: Report) -> None:
-    if stop.is_set():
-        raise _Stopped
-    if follow is not None:
-        follow(report)
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,7 +7,6 @@ right; and an order that is the first stage's unless another was better on queri
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from pixdex import rerankers
 from pixdex._calibrating import by_copies, by_label, shortlists
 from pixdex._eval_queries import vector_of
-from pixdex._progress import Count, counting
+from pixdex._progress import Count, counted
 from pixdex.errors import AlreadyExists, ConfigError
 from pixdex.evaluating import Target, opened
 from pixdex.evaluation import Interval, interval, mean, paired
@@ -209,7 +208,7 @@ def calibrate(
     reranker = uncalibrated(rerankers.load(rerank) if isinstance(rerank, str) else rerank)
     with opened(target, pictures=copies) as (collection, encoder):
         vector = collection.spec.vector(vector_of(collection, using))
-        with _counted("queries", progress) as count:
+        with counted("queries", progress) as count:
             uses = reranker.uses_tokens
             if label is None:
                 asking = by_copies(collection, encoder, limit=limit, seed=seed, tokens=uses, count=count)
@@ -217,7 +216,7 @@ def calibrate(
                 asking = by_label(
                     collection, label, using=vector.name, limit=limit, seed=seed, tokens=uses, count=count
                 )
-        with _counted(f"reranking by {reranker.name}", progress) as count:
+        with counted(f"reranking by {reranker.name}", progress) as count:
             lists = shortlists(collection, asking, reranker, using=vector.name, candidates=candidates, count=count)
         tokens = collection.spec.tokens if reranker.uses_tokens else None
     about = Record(
@@ -288,12 +287,3 @@ def _caveats(lists: Lists) -> Iterator[str]:
     lost = int((lists.positives > (lists.match & there).sum(axis=1)).sum())
     if lost:
         yield f"{lost} of {len(lists)} queries match more than is among their candidates: no order brings that back"
-
-
-@contextmanager
-def _counted(what: str, progress: Count | bool | None) -> Iterator[Count | None]:  # noqa: FBT001 - as users give it
-    if callable(progress):
-        yield progress
-        return
-    with counting(what, progress) as count:
-        yield count

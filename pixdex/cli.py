@@ -22,6 +22,7 @@ from pixdex._cli_encoders import encoders
 from pixdex._cli_eval import evaluate
 from pixdex._cli_explain import explain
 from pixdex._cli_journal import journal
+from pixdex._cli_label import label
 from pixdex._cli_reindex import alias, reindex, rollback
 from pixdex._cli_train import app as train
 from pixdex._options import (
@@ -44,6 +45,7 @@ from pixdex._options import (
     NearPlace,
     Patience,
     Pictures,
+    RemoveAtMost,
     RetryFailed,
     SourceName,
     Sync,
@@ -147,6 +149,7 @@ def add(
     workers: Workers = None,
     patience: Patience = PATIENCE,
     sync: Sync = False,
+    remove_at_most: RemoveAtMost = 0.2,
     retry_failed: RetryFailed = False,
     max_failures: MaxFailures = None,
     on_duplicate: WhenDuplicate = "keep",
@@ -182,7 +185,13 @@ def add(
             decoding=decoding(frame, truncated, background, max_pixels, max_bytes),
             workers=workers,
             patience=patience,
-            job=Job(sync=sync, retry_failed=retry_failed, max_failures=max_failures, on_duplicate=on_duplicate),
+            job=Job(
+                sync=sync,
+                remove_at_most=remove_at_most,
+                retry_failed=retry_failed,
+                max_failures=max_failures,
+                on_duplicate=on_duplicate,
+            ),
         )
     show_report(report, as_json=json)
 
@@ -412,6 +421,7 @@ def demo(
 app.command()(copy)
 app.command()(export)
 app.command("import")(import_file)
+app.command("label")(label)
 app.command("eval")(evaluate)
 app.command("calibrate")(calibrate)
 app.command("explain")(explain)

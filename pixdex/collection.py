@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +25,7 @@ from pixdex.errors import (
     AlreadyExists,
     ConfigError,
     FingerprintMismatch,
+    InvalidFilter,
     InvalidRecord,
     NotFound,
     PartialWrite,
@@ -89,6 +91,7 @@ class Collection:
             Unsupported: the store cannot hold such a Spec.
         """
         check_collection(name)
+        spec = replace(spec, fed_from=None)  # that of another collection says nothing of this one
         collection = cls(connector, name, spec, policy=policy)
         check_supported(spec, connector)
         try:
@@ -313,9 +316,27 @@ class Collection:
         self._own("delete")
         _records.check_ids(ids)
         distinct = list(dict.fromkeys(ids))
+        self._delete(distinct)
+        feeding = self._feeding()
+        if feeding is not None:
+            feeding._delete(distinct)  # noqa: SLF001 - of this class
+
+    def _delete(self, distinct: Sequence[str]) -> None:
         for start in range(0, len(distinct), self.capabilities.max_batch):
             piece = distinct[start : start + self.capabilities.max_batch]
             self._run("delete", self.connector.delete, piece, size=len(piece))
+
+    def _feeding(self) -> Collection | None:
+        """The collection from which a reindexing still brings records here: what is deleted here only would come back. Asked
+        after each deletion, as an alias may have been switched the moment before it.
+        """
+        name = self._run("describe", self.connector.describe).fed_from
+        if name is None:
+            return None
+        try:
+            return Collection.open(self.connector, name, policy=self.policy)
+        except NotFound:
+            return None
 
     def delete_where(self, where: Filter) -> None:
         """Remove every record that matches.
@@ -327,12 +348,20 @@ class Collection:
         bound = bind(where, self.spec)
         if bound == FALSE:
             return
+        self._delete_where(bound)
+        feeding = self._feeding()
+        if feeding is not None:
+            with suppress(InvalidFilter):  # a field that was declared here since
+                feeding._delete_where(bind(where, feeding.spec))  # noqa: SLF001 - of this class
+
+    def _delete_where(self, bound: Filter) -> None:
+        """Remove what matches from this collection alone."""
         pushed = self._reader.pushed_whole(bound)
         if pushed is not None and self.capabilities.delete_where:
             self._run("delete_where", self.connector.delete_where, pushed)
             return
         # Collect first: deleting under a running scan may skip pages.
-        self.delete([i for page in self._reader.matching(bound, Want(payload=False)) for i in page.batch.ids])
+        self._delete([i for page in self._reader.matching(bound, Want(payload=False)) for i in page.batch.ids])
 
     # --- upkeep -------------------------------------------------------------------------------------
 

@@ -19,8 +19,10 @@ from pixdex._copy_checks import Check, Sampling, check_all
 from pixdex._copy_job import Job, Refused
 from pixdex._copy_moving import Follow, Moving, Pace
 from pixdex._copy_results import CopyReport, Side, reported
-from pixdex._copy_running import Aim, Asked, Run, read, teller
+from pixdex._copy_running import Aim, Asked, Run, read
 from pixdex._copy_shape import difference, native
+from pixdex._copy_until import Until
+from pixdex._passes import silent, teller
 from pixdex._state import job_file, locked, normal
 from pixdex.collection import Collection
 from pixdex.connectors import connect
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from pixdex.connectors.port import Connector
     from pixdex.policy import Policy
 
-__all__ = ["Check", "CopyReport", "Follow", "Moving", "Refused", "Sampling", "Side", "check", "copy"]
+__all__ = ["Check", "CopyReport", "Follow", "Moving", "Refused", "Sampling", "Side", "Until", "check", "copy"]
 
 _OVERLAP = 60.0
 
@@ -48,6 +50,7 @@ def copy(
     sampling: Sampling = Sampling(),
     switch_alias: str | None = None,
     switch_from: str | None = None,
+    follow: Until | None = None,
     policy: Policy | None = None,
     progress: Follow | None = None,
 ) -> CopyReport:
@@ -68,6 +71,7 @@ def copy(
         sampling: how much is compared.
         switch_alias: an alias that names the target once everything is compared and the same.
         switch_from: the collection that the alias names now, if it does.
+        follow: once all is copied, keep up with what the source gets and loses until then; only then is it compared.
         progress: called with a ``Moving`` after every page.
 
     Raises:
@@ -92,6 +96,7 @@ def copy(
         sampling=sampling,
         switch_alias=switch_alias,
         switch_from=switch_from,
+        until=follow,
     )
     file, shown = job_file("copy", here, there), (_shown(here), _shown(there))
     with (
@@ -102,7 +107,7 @@ def copy(
         Census(file.with_name(f"{file.name}.ids")) as census,
     ):
         aim = Aim(connector, name, policy)
-        return Run(shown, ours, aim, job, census, asked, Pace(rate), progress or _silent).run()
+        return Run(shown, ours, aim, job, census, asked, Pace(rate), progress or silent).run()
 
 
 def check(
@@ -121,7 +126,7 @@ def check(
         StoreError: a store failed.
     """
     here, there = _place(source), _place(target)
-    started, tell = time.monotonic(), teller(progress or _silent)
+    started, tell = time.monotonic(), teller(progress or silent)
     file = job_file("check", here, there)
     with (
         _opened(here, policy) as ours,
@@ -167,7 +172,3 @@ def _opened(url: str, policy: Policy | None) -> Iterator[Collection]:
 def _shown(place: str) -> str:
     """An address without secrets, or a file."""
     return place if is_file(place) else str(parse(place))
-
-
-def _silent(moving: Moving) -> None:
-    """Follow nothing."""

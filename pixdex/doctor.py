@@ -1,6 +1,7 @@
 """Is a collection well? Whether it can be reached, what answers, whether it finds what it holds, and what has come loose.
 
-Nothing is written. What is sampled is drawn anew with each seed.
+Nothing is written. What is sampled is drawn anew with each seed. However large a collection is, a check takes about half a minute at
+most: it says of how much it speaks, and what it left out.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pixdex._doctor_probing import ENOUGH, K, Late, by_index, exactly, found_itself, share_found
 from pixdex._made_tokens import picture_of, roots_of
+from pixdex._vectors import checked_vectors
 from pixdex.collection import Collection
 from pixdex.connectors import connect
+from pixdex.connectors.address import parse
 from pixdex.connectors.port import Upkeep, Versioned
 from pixdex.encoders.decoding import Decoding
 from pixdex.errors import InvalidImage, NotFound, PixdexError, StoreError, Unsupported
@@ -23,22 +27,20 @@ from pixdex.fields import CONTENT, IMAGE
 from pixdex.filters import F
 from pixdex.report import Status
 from pixdex.scores import similarities
-from pixdex.types import Batch, Tuning, Want
+from pixdex.types import Batch, Want
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
     from pixdex.connectors.port import Connector
+    from pixdex.types import Hit, Vector
 
 __all__ = ["Check", "Diagnosis", "State", "diagnose"]
 
-_ENOUGH = 0.95
-"""The share of the exact hits that an index is expected to find."""
-_K = 10
-_ROUNDING = 0.02
-"""How far a score of a vector with itself may be off, in proportion above 1: stores may keep vectors narrowly."""
 _COUNTED = 200_000
-"""Collections up to that many records are counted by reading all their ids."""
+"""Collections up to that many records are counted by reading them all."""
 _MOST_BEHIND = 1.0
 """Seconds: a search that takes longer is worth a word."""
 
@@ -67,7 +69,7 @@ class Diagnosis:
     """What was found out about a collection.
 
     Attributes:
-        collection: its name.
+        collection: its name; the address, without secrets, where the store could not be opened.
         store: the scheme of its store.
         versions: what answers, and what it was asked with.
         checks: all that was looked at, in order.
@@ -103,7 +105,7 @@ def diagnose(url: str, *, sample: int = 100, deep: bool = False, seed: int = 0) 
     try:
         connector, name = connect(url)
     except StoreError as error:
-        return Diagnosis(collection="", store=url.partition(":")[0], checks=(_ill("reachable", error),))
+        return Diagnosis(collection=str(parse(url)), store=url.partition(":")[0], checks=(_ill("reachable", error),))
     try:
         try:
             collection = Collection.open(connector, name)
@@ -224,10 +226,9 @@ class _Examination:
 
     def _records(self) -> Check:
         self._count = self._collection.count()
-        if self._count > _COUNTED:
-            self._take(self._collection.scan(want=self._everything, size=1000), pages=20)
-            return Check("records", State.WELL, f"{self._count} by the store's count; too many to read all")
-        seen = self._take(self._collection.scan(want=self._everything, size=1000), pages=None)
+        seen, whole = self._take(pages=None if self._count <= _COUNTED else 20)
+        if not whole:
+            return Check("records", State.WELL, f"{self._count} by the store's count; {seen} of them were read")
         now = self._collection.count()
         if now != self._count:
             what = f"{self._count} at first, {now} when {seen} were read: it is being written to"
@@ -241,11 +242,13 @@ class _Examination:
     def _everything(self) -> Want:
         return Want(vectors=tuple(v.name for v in self._collection.spec.vectors))
 
-    def _take(self, pages_of: Iterator[Any], *, pages: int | None) -> int:
-        """Draw the sample while reading; how many records were read."""
-        seen, kept = 0, []
-        for number, page in enumerate(pages_of):
-            if pages is not None and number >= pages:
+    def _take(self, *, pages: int | None) -> tuple[int, bool]:
+        """Draw the sample while reading; how many records were read, and whether that was all."""
+        seen, whole, kept = 0, True, []
+        late = Late()
+        for number, page in enumerate(self._collection.scan(want=self._everything, size=1000)):
+            if number and (number == pages or late.is_now):
+                whole = False
                 break
             seen += len(page.batch)
             rows = [row for row in range(len(page.batch)) if self._rng.random() < self._share(seen)]
@@ -255,15 +258,17 @@ class _Examination:
         chosen = self._rng.permutation(len(kept))[: self._wanted]
         if len(chosen):
             self._sample = Batch.concat([kept[row] for row in chosen])
-        return seen
+        return seen, whole
 
     def _share(self, seen: int) -> float:
         return min(1.0, 2 * self._wanted / max(1, seen))
 
     def _vectors(self) -> Check:
+        if not len(self._sample):
+            return Check("vectors", State.SKIPPED, "no records to look at")
         missing = []
         for vector in self._collection.spec.vectors:
-            lacking = int(np.sum(~self._sample.present(vector.name))) if len(self._sample) else 0
+            lacking = int(np.sum(~self._sample.present(vector.name)))
             if lacking:
                 missing.append(f"{lacking} of {len(self._sample)} records lack {vector.name!r}")
         if missing:
@@ -275,36 +280,40 @@ class _Examination:
         if not len(self._sample) or not self._sample.present(vector.name).any():
             return Check("recall", State.SKIPPED, "no records to search by")
         rows = np.flatnonzero(self._sample.present(vector.name))
-        queries = self._sample.vectors[vector.name][rows]
-        found, seconds = [], []
-        for query in queries:
-            began = time.perf_counter()
-            found.append(self._collection.search_one(query, k=_K, using=vector.name, want=Want(payload=False)))
-            seconds.append(time.perf_counter() - began)
-        exact = self._collection.search(
-            queries, k=_K, using=vector.name, tuning=Tuning(exact=True), want=Want(payload=False)
-        )
-        ids = [self._sample.ids[row] for row in rows.tolist()]
-        lost = self._still_there(
-            [
-                record
-                for record, query, hits in zip(ids, queries, exact, strict=True)
-                if not _found_itself(record, similarities(vector.metric, query[None], query[None]).item(), hits)
-            ]
-        )
-        if lost:
-            what = f"{len(lost)} of {len(ids)} records are not found by their own vectors, such as {lost[0]!r}"
-            return Check("recall", State.ILL, what, "have the store build its index anew, or copy to a new collection")
-        shares = [_share_found(mine, true) for mine, true in zip(found, exact, strict=True)]
-        self.recall = recall = float(np.mean(shares))
+        queries = checked_vectors(self._sample.vectors[vector.name][rows], vector)
+        found, seconds = by_index(self._collection, queries, vector)
+        exact = exactly(self._collection, queries[: len(found)], vector, self._count)
+        tried = len(found) if exact is None else len(exact)
+        lost = self._lost([self._sample.ids[row] for row in rows[:tried].tolist()], queries, exact or found, vector)
         median = float(np.median(seconds))
-        what = f"recall@{_K} {recall:.3f} against exact search, {median * 1e3:.1f} ms a search, {len(queries)} records"
-        if recall < _ENOUGH:
+        of = f"{tried} records" if tried == len(queries) else f"{tried} of {len(queries)} records, as time was over"
+        pace = f"{median * 1e3:.1f} ms a search, {of}"
+        if len(lost) > (0 if exact is not None else (1 - ENOUGH) * tried):
+            what = f"{len(lost)} of {tried} records are not found by their own vectors, such as {lost[0]!r}"
+            return Check("recall", State.ILL, what, "have the store build its index anew, or copy to a new collection")
+        if exact is None:
+            what = f"records are found by their own vectors, {pace}; {self._collection.connector.scheme} has no exact search to compare with"
+            remedy = f"pixdex eval compares, and reads all {self._count} records for it"
+            return Check("recall", State.WELL, what, remedy)
+        self.recall = recall = float(np.mean([share_found(*both) for both in zip(found, exact, strict=False)]))
+        what = f"recall@{K} {recall:.3f} against exact search, {pace}"
+        if recall < ENOUGH:
             remedy = "search with more effort (Tuning(effort=...)), or have the store build its index anew"
             return Check("recall", State.ILL, what, remedy)
         if median > _MOST_BEHIND:
             return Check("recall", State.NOTE, what, "searches are slow: the store may be busy, or build an index")
         return Check("recall", State.WELL, what)
+
+    def _lost(
+        self, ids: Sequence[str], queries: NDArray[np.float32], hits: Sequence[Sequence[Hit]], vector: Vector
+    ) -> list[str]:
+        """Those that their own vectors do not find, and that nobody removed meanwhile."""
+        lost = [
+            record
+            for record, query, found in zip(ids, queries, hits, strict=False)
+            if not found_itself(record, similarities(vector.metric, query[None], query[None]).item(), found)
+        ]
+        return self._still_there(lost)
 
     def _still_there(self, ids: Sequence[str]) -> list[str]:
         """Those that nobody removed since they were read."""
@@ -328,6 +337,8 @@ class _Examination:
         if wrong:
             remedy = "the store's columns do not hold what the records say: copy to a new collection"
             return Check("filters", State.ILL, "; ".join(wrong), remedy)
+        if not tried:
+            return Check("filters", State.SKIPPED, "no declared field has a value to look for")
         return Check("filters", State.WELL, f"{tried} fields find their records")
 
     def _pictures(self) -> Check | None:
@@ -341,7 +352,11 @@ class _Examination:
             for record, payload in zip(self._sample.ids, self._sample.payloads or (), strict=True)
             if isinstance(payload.get("path"), str)
         ]
-        for record, payload in placed:
+        late = Late()
+        for tried, (record, payload) in enumerate(placed):
+            if late.is_now:
+                placed = placed[:tried]
+                break
             try:
                 picture_of(record, payload, roots, Decoding())
             except InvalidImage as error:
@@ -371,7 +386,16 @@ class _Examination:
             return None
         found = comparison()
         what = f"{found.reads} answers compared, {found.differing} differ, {found.failed} failed"
-        if found.differing or found.failed:
+        if found.unwritten:
+            what = f"the second store has not taken {found.unwritten} records; {what}"
+            return Check(
+                "mirror", State.ILL, what, "it gets them with the next flush, if it is there: pixdex add does one"
+            )
+        if found.failed and not found.differing:
+            return Check(
+                "mirror", State.ILL, what, "the second store is away, or fails: see the log pixdex.connectors.mirror"
+            )
+        if found.differing:
             examples = "; ".join(f"{one.verb}: {one.what}" for one in found.examples[:3])
             return Check("mirror", State.ILL, f"{what}: {examples}", "bring the second store level with pixdex copy")
         return Check("mirror", State.WELL, what)
@@ -386,23 +410,6 @@ class _Examination:
                 "files", State.ILL, f"{len(findings)} findings, the first: {first.place}: {first.what}", first.remedy
             )
         return Check("files", State.WELL, "everything is as its checksums say")
-
-
-def _found_itself(record: str, own: float, exact: Sequence[Any]) -> bool:
-    """Whether the hits by a record's own vector have it, with the score that it has with itself, or as many that score as much."""
-    bar = own - _ROUNDING * max(1.0, abs(own))
-    mine = next((hit for hit in exact if hit.id == record), None)
-    if mine is not None:
-        return bool(abs(mine.score - own) <= own - bar)
-    return len(exact) == _K and bool(exact[-1].score >= bar)
-
-
-def _share_found(found: Sequence[Any], exact: Sequence[Any]) -> float:
-    """The share of the exact hits that were found; one that scores as much as the last of them counts too."""
-    if not exact:
-        return 1.0
-    bar = exact[-1].score - 1e-5 * max(1.0, abs(exact[-1].score))
-    return min(1.0, sum(bool(hit.score >= bar) for hit in found) / len(exact))
 
 
 def _scalar(value: Any) -> bool:

@@ -12,6 +12,7 @@
     ├── InvalidFilter (ValueError)         unknown field, wrong kind, or text that does not parse
     ├── InvalidImage (ValueError)          bytes that are not a usable picture
     ├── FingerprintMismatch                vectors of another encoder
+    ├── SyncRefused                        more would be removed than may be; ``gone`` holds the ids
     └── StoreError                         the store failed; ``retryable`` says whether again may help
         ├── StoreTimeout                   no answer in time
         ├── StoreUnavailable               no connection
@@ -49,6 +50,7 @@ __all__ = [
     "StoreLocked",
     "StoreTimeout",
     "StoreUnavailable",
+    "SyncRefused",
     "Unsupported",
     "nearest",
 ]
@@ -107,6 +109,14 @@ class InvalidImage(PixdexError, ValueError):
 
 class FingerprintMismatch(PixdexError):
     """The collection holds vectors of another encoder."""
+
+
+class SyncRefused(PixdexError):
+    """Keeping in step with folders would remove more records than it may, so it removed none; ``gone`` holds their ids."""
+
+    def __init__(self, message: str, *, gone: Sequence[str]) -> None:
+        super().__init__(message)
+        self.gone = tuple(gone)
 
 
 class StoreError(PixdexError):

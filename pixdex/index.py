@@ -21,16 +21,17 @@ from pixdex._info import Info, describe, of_collection
 from pixdex._names import check_collection
 from pixdex._progress import following
 from pixdex._searching import Evidence, Joining, found, moment_of, place_of
+from pixdex._syncing import remove_gone, synced
 from pixdex.collection import Collection
 from pixdex.connectors import connect
 from pixdex.encoders.decoding import PATIENCE, Decoding
-from pixdex.errors import ConfigError, NotFound
+from pixdex.errors import ConfigError, NotFound, SyncRefused
 from pixdex.explaining import Explanation, explained
 from pixdex.fields import IMAGE, check_user_fields, declared
 from pixdex.filters import Filter
 from pixdex.fusion import Method, Moment, Place, method_named
 from pixdex.ingest import ingest
-from pixdex.jobs import Job, journal_for, not_tried, only_failed, remove_gone, synced, twins_for
+from pixdex.jobs import Job, journal_for, not_tried, only_failed, twins_for
 from pixdex.pictures import NO_PICTURE, Item, Picture, is_picture, several
 from pixdex.report import Progress, Report
 from pixdex.sources import Options, Source, Sources
@@ -242,6 +243,7 @@ class ImageIndex:
             MissingDependency: a table, an address or a file needs an extra.
             InvalidRecord: an id or a field that cannot be kept; nothing is written.
             InvalidImage: more failures than the job allows; what was written stays.
+            SyncRefused: more records would be removed than the job allows, so none was; what was written stays.
             StoreLocked: another job adds to this collection.
             StoreError: the store failed; what was written stays, and adding again goes on.
         """
@@ -259,7 +261,9 @@ class ImageIndex:
         )
         with (
             Sources(options) as sources,
-            journal_for(job, self._address, self.encoder.reference, decoding) as journal,
+            journal_for(
+                job, self._address, self._connector, self._holding.name, self.encoder.reference, decoding
+            ) as journal,
         ):
             several_pictures = several(pictures)
             known = self._known(several_pictures, sources, ids)
@@ -294,8 +298,13 @@ class ImageIndex:
                 )
                 if journal is not None and job is not None and job.retry_failed:
                     report = replace(report, notices=(*report.notices, *not_tried(journal)))
-                if journal is not None and folders:
-                    report = replace(report, removed=remove_gone(collection, journal, folders))
+                if journal is not None and job is not None and folders:
+                    try:
+                        removed, said = remove_gone(collection, journal, folders, job.remove_at_most)
+                    except SyncRefused:
+                        settled(collection, report, progress=False)
+                        raise
+                    report = replace(report, removed=removed, notices=(*report.notices, *said))
                     if follow is not None and report.removed:
                         follow(report)
         return settled(collection, report, progress)

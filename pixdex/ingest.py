@@ -295,6 +295,7 @@ class _Pipeline:
         if not seen:
             return []
         want = Want(tokens=self._tokens, vectors=() if self._captions is None else (TEXT,))
+        fed = self._is_fed()  # asked first: what is found then is there to stay
         stored = self._collection.fetch([s.id for s in seen], want=want)
         row_of = {record: row for row, record in enumerate(stored.ids)}
         changed = []
@@ -302,12 +303,20 @@ class _Pipeline:
             row = row_of.get(one.id)
             if row is None:
                 changed.append(one)
-            elif self._holds(stored, row, one.payload):
+            elif not fed and self._holds(stored, row, one.payload):
                 found.append(one.entry(Status.UNCHANGED))
             else:
                 kept = users_own((stored.payloads or ())[row])
                 changed.append(replace(one, payload={**kept, **one.payload}, there=True))
         return changed
+
+    def _is_fed(self) -> bool:
+        """Whether a reindexing still brings records. It may be about to remove one that is unchanged here: so that is written
+        again, with the vectors it has.
+        """
+        if self._collection.spec.fed_from is not None:
+            self._collection.refresh()
+        return self._collection.spec.fed_from is not None
 
     def _holds(self, stored: Batch, row: int, payload: Payload) -> bool:
         if self._tokens and (stored.tokens is None or stored.tokens[row] is None):

@@ -24,7 +24,7 @@ from pixdex.report import Entry, Stamp, Status
 
 __all__ = ["Journal", "counts", "journal_of", "read"]
 
-_VERSION = 2
+_VERSION = 3
 _RACY_NS = 2_000_000_000
 """A file that was changed so shortly before it was hashed may have been changed again within the clock's grain."""
 _PAGE = 1000
@@ -35,7 +35,13 @@ CREATE TABLE pictures (
 ) WITHOUT ROWID;
 CREATE INDEX pictures_status ON pictures (status);
 CREATE TABLE runs (run INTEGER PRIMARY KEY, encoder TEXT NOT NULL, begun REAL NOT NULL, ended REAL);
+CREATE TABLE mounts (place BLOB PRIMARY KEY) WITHOUT ROWID;
 """
+_SINCE = {
+    1: "ALTER TABLE pictures ADD COLUMN inode INTEGER;",
+    2: "CREATE TABLE mounts (place BLOB PRIMARY KEY) WITHOUT ROWID;",
+}
+"""What makes of a file of that version one of the next."""
 
 
 def journal_of(url: str) -> Path:
@@ -46,7 +52,8 @@ def journal_of(url: str) -> Path:
 class Journal:
     """The journal in a file, and one run of a job that writes it. A context that ends the run; one job at a time.
 
-    ``how`` is what makes other content of the same file (``Decoding``): only hashes made so are known.
+    ``how`` is what makes other content of the same file (``Decoding``): only hashes made so are known. ``kept_before``: a run
+    came to its end before this one, so that the journal has met what is added from this machine.
 
     Raises:
         StoreLocked: another process adds to this collection.
@@ -64,6 +71,7 @@ class Journal:
         try:
             self._db = _opened(file)
             with self._writing() as db:
+                self.kept_before = bool(db.execute("SELECT 1 FROM runs WHERE ended IS NOT NULL LIMIT 1").fetchone())
                 row = db.execute("INSERT INTO runs (encoder, begun) VALUES (?, ?)", (encoder, time.time()))
                 self.run = int(row.lastrowid or 0)
         except BaseException:
@@ -88,12 +96,15 @@ class Journal:
         """The content hash of a file that looks as it did when it was hashed; None when it has to be read."""
         if stamp is None:
             return None
-        with self._mutex:
-            row = self._db.execute(
-                "SELECT content, at FROM pictures WHERE id = ? AND how = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?"
-                " AND inode = ?",
-                (record, self._how, stamp.size, stamp.mtime_ns, stamp.ctime_ns, stamp.inode),
-            ).fetchone()
+        try:
+            with self._mutex:
+                row = self._db.execute(
+                    "SELECT content, at FROM pictures WHERE id = ? AND how = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?"
+                    " AND inode = ?",
+                    (record, self._how, stamp.size, stamp.mtime_ns, stamp.ctime_ns, stamp.inode),
+                ).fetchone()
+        except sqlite3.DatabaseError:  # it is no picture's fault, and told when something is to be recorded
+            return None
         if row is None or row[0] is None:
             return None
         newest = max(stamp.mtime_ns, stamp.ctime_ns)
@@ -132,30 +143,45 @@ class Journal:
 
     def seen(self, ids: Iterable[str]) -> set[str]:
         """Those of the ids that this run has come by."""
+        return self._among(ids, "run = ?", self.run)
+
+    def met(self, ids: Iterable[str]) -> set[str]:
+        """Those of the ids that some run has come by, and that were not removed since."""
+        return self._among(ids, "status <> ?", Status.REMOVED)
+
+    def _among(self, ids: Iterable[str], condition: str, value: object) -> set[str]:
         found: set[str] = set()
         wanted = list(ids)
-        with self._mutex:
+        with self._mutex, _told(self.file):
             for start in range(0, len(wanted), _PAGE):
                 piece = wanted[start : start + _PAGE]
                 rows = self._db.execute(
-                    "SELECT id FROM pictures WHERE run = ? AND id IN (SELECT value FROM json_each(?))",
-                    (self.run, json.dumps(piece)),
+                    f"SELECT id FROM pictures WHERE {condition} AND id IN (SELECT value FROM json_each(?))",  # noqa: S608
+                    (value, json.dumps(piece)),
                 )
                 found.update(row[0] for row in rows)
         return found
 
+    def mounts(self) -> list[str]:
+        """The folders that drives were mounted at when a sync last came by."""
+        with self._mutex, _told(self.file):
+            return [os.fsdecode(row[0]) for row in self._db.execute("SELECT place FROM mounts ORDER BY place")]
+
+    def keep_mounts(self, folders: Sequence[Path], places: Iterable[str]) -> None:
+        """Of what is in these folders, drives are mounted at these places, and at no others."""
+        old = [place for place in self.mounts() if {Path(place), *Path(place).parents}.intersection(folders)]
+        with self._writing() as db:
+            db.executemany("DELETE FROM mounts WHERE place = ?", [(os.fsencode(place),) for place in old])
+            db.executemany("INSERT OR IGNORE INTO mounts VALUES (?)", [(os.fsencode(place),) for place in places])
+
     def entries(self, *statuses: Status) -> Iterator[Entry]:
         """The rows of these statuses (all, without any), by id."""
-        yield from _entries(self._db, statuses)
+        yield from _entries(self._db, self.file, statuses)
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._mutex:
-            try:
-                with self._db:
-                    yield self._db
-            except sqlite3.OperationalError as error:
-                raise _unwritable(self.file, error) from error
+        with self._mutex, _told(self.file), self._db:
+            yield self._db
 
 
 def counts(file: Path) -> Mapping[Status, int]:
@@ -164,8 +190,9 @@ def counts(file: Path) -> Mapping[Status, int]:
         return {}
     db = _opened(file)
     try:
-        rows = db.execute("SELECT status, count(*) FROM pictures GROUP BY status ORDER BY status")
-        return {Status(status): count for status, count in rows}
+        with _told(file):
+            rows = db.execute("SELECT status, count(*) FROM pictures GROUP BY status ORDER BY status")
+            return {Status(status): count for status, count in rows}
     finally:
         db.close()
 
@@ -176,21 +203,22 @@ def read(file: Path, *statuses: Status) -> list[Entry]:
         return []
     db = _opened(file)
     try:
-        return list(_entries(db, statuses))
+        return list(_entries(db, file, statuses))
     finally:
         db.close()
 
 
-def _entries(db: sqlite3.Connection, statuses: Sequence[Status]) -> Iterator[Entry]:
+def _entries(db: sqlite3.Connection, file: Path, statuses: Sequence[Status]) -> Iterator[Entry]:
     wanted = statuses or tuple(Status)
     marks = ", ".join("?" * len(wanted))
     after = ""
     while True:  # page by page, so that rows may be written meanwhile
-        rows = db.execute(
-            "SELECT id, label, status, reason, content, size, mtime_ns, ctime_ns, inode, attempts, at FROM pictures"  # noqa: S608
-            f" WHERE status IN ({marks}) AND id > ? ORDER BY id LIMIT {_PAGE}",
-            (*wanted, after),
-        ).fetchall()
+        with _told(file):
+            rows = db.execute(
+                "SELECT id, label, status, reason, content, size, mtime_ns, ctime_ns, inode, attempts, at FROM pictures"  # noqa: S608
+                f" WHERE status IN ({marks}) AND id > ? ORDER BY id LIMIT {_PAGE}",
+                (*wanted, after),
+            ).fetchall()
         for record, label, status, reason, content, size, mtime, ctime, inode, attempts, at in rows:
             yield Entry(
                 id=record,
@@ -207,40 +235,47 @@ def _entries(db: sqlite3.Connection, statuses: Sequence[Status]) -> Iterator[Ent
         after = rows[-1][0]
 
 
-def _unwritable(file: Path, error: sqlite3.OperationalError) -> StoreError:
-    if "full" in str(error) or "disk I/O" in str(error):
-        return StoreFull(
-            f"the journal {file} cannot be written ({error}): make room, or let PIXDEX_STATE name another folder; what was "
-            "added before is in the collection, and the same command goes on"
-        )
-    return StoreError(f"the journal {file} cannot be written: {error}")
-
-
-def _opened(file: Path) -> sqlite3.Connection:
+@contextmanager
+def _told(file: Path) -> Iterator[None]:
+    """Errors of SQLite on a journal as pixdex says them."""
     try:
-        db = sqlite3.connect(file, check_same_thread=False)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")  # a power cut may take the last rows, which are made again
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            with db:
-                db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-        elif version == 1:
-            with db:
-                db.executescript(
-                    f"BEGIN; ALTER TABLE pictures ADD COLUMN inode INTEGER; PRAGMA user_version = {_VERSION}; COMMIT;"
-                )
-        os.chmod(file, 0o600)  # noqa: PTH101 - paths of pictures are the owner's own
+        yield
     except (
         sqlite3.OperationalError
-    ) as error:  # full, locked, or may not be written: there is nothing wrong with what it holds
-        raise _unwritable(file, error) from error
+    ) as error:  # full, locked, may not be written: there is nothing wrong with what it holds
+        if "full" in str(error) or "disk I/O" in str(error):
+            raise StoreFull(
+                f"the journal {file} cannot be written ({error}): make room, or let PIXDEX_STATE name another folder; what was "
+                "added before is in the collection, and the same command goes on"
+            ) from error
+        raise StoreError(f"the journal {file} cannot be written: {error}") from error
     except sqlite3.DatabaseError as error:
         raise ConfigError(
             f"{file} is not a journal that can be read ({error}): remove it; nothing is lost but the reasons of failures"
         ) from error
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be opened: {error}") from error
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    with _told(file):
+        db = sqlite3.connect(file, check_same_thread=False)
+        try:
+            _made_ready(db, file)
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
+def _made_ready(db: sqlite3.Connection, file: Path) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")  # a power cut may take the last rows, which are made again
+    version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > _VERSION:
         raise ConfigError(f"{file} is of a newer pixdex: version {version}, this one knows {_VERSION}")
-    return db
+    if version < _VERSION:
+        steps = _SCHEMA if version == 0 else "".join(_SINCE[since] for since in range(version, _VERSION))
+        db.executescript(f"BEGIN; {steps} PRAGMA user_version = {_VERSION}; COMMIT;")
+    try:
+        os.chmod(file, 0o600)  # noqa: PTH101 - paths of pictures are the owner's own
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be opened: {error}") from error

@@ -162,9 +162,8 @@ class RecordsFile:
             spec, view, done = self.describe(name, timeout=timeout), self._view(), 0
             whole = self._partial / _WHOLE
             with Writer(whole, spec, unusable=False) as writer:
-                for batch in view.everything():
-                    writer.write(batch)
-                    done += len(batch)
+                for count in view.write_to(writer):
+                    done += count
                     if progress is not None:
                         progress(done, view.count)
                 writer.finish()
@@ -313,6 +312,25 @@ class _View:
             if after is None:
                 return
 
+    def write_to(self, writer: Writer) -> Iterator[int]:
+        """Write everything to a file of the same Spec; how many records each step wrote."""
+        for part in self.parts:
+            with part.file.reading() as opened:
+                if not writer.has_columns_of(opened.schema_arrow):  # such as what ``encode`` wrote
+                    yield from self._translated(part, writer)
+                    continue
+                for group, start in enumerate(part.groups[:-1]):
+                    rows = opened.read_row_group(group)
+                    if part.live is not None:
+                        rows = rows.filter(part.live[start : part.groups[group + 1]])
+                    writer.write_rows(rows)
+                    yield len(rows)
+
+    def _translated(self, part: _Part, writer: Writer) -> Iterator[int]:
+        for batch in replace(self, parts=(part,)).everything():
+            writer.write(batch)
+            yield len(batch)
+
     def page(self, size: int, after: str | None, want: Want, *, logical: bool = False) -> Page:
         """Records from a cursor, which is a part and a row of it; not beyond a row group."""
         number, row = map(int, after.split(":")) if after else (0, 0)
@@ -431,7 +449,27 @@ def _groups(file: VectorsFile) -> tuple[int, ...]:
 
 
 def _ids(file: VectorsFile) -> Iterator[list[str | None]]:
-    """The ids of each row group; those of pictures that could not be used are None."""
+    """The ids of each row group; those of pictures that could not be used are None.
+
+    Raises:
+        ConfigError: another row has none.
+    """
+    from pixdex._vectors_columns import OK
+
     with file.reading() as opened:
+        status = ["status"] if "status" in opened.schema_arrow.names else []
+        start = 0
         for group in range(opened.metadata.num_row_groups):
-            yield opened.read_row_group(group, columns=["id"]).column("id").to_pylist()
+            rows = opened.read_row_group(group, columns=["id", *status])
+            ids = rows.column("id").to_pylist()
+            if rows.column("id").null_count:
+                said = rows.column("status").to_pylist() if status else [OK] * len(ids)
+                lost = [start + i for i, record in enumerate(ids) if record is None and said[i] == OK]
+                if lost:
+                    raise ConfigError(
+                        f"{file.path}: row {lost[0]}, the first being 0, has no id"
+                        f"{f', and so have {len(lost) - 1} more of its row group' if len(lost) > 1 else ''}: "
+                        "give it one, or leave it out"
+                    )
+            yield ids
+            start += len(ids)

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from pixdex import encoders
-from pixdex._copy_moving import Follow, Moving, Pace, microseconds
+from pixdex._copy_moving import Follow, Pace, microseconds
 from pixdex._encoders_of import encoder_for
 from pixdex._names import check_collection
+from pixdex._passes import silent
 from pixdex._reindex_job import Flip, Ledger, Missing
 from pixdex._reindex_making import derivation, making
 from pixdex._reindex_moving import Mover, Stage
@@ -66,7 +67,8 @@ class Options:
         overlap: seconds by which a pass reads again what was written before the last one began: how far clocks of writers
             may be apart, and the longest write.
         decoding: how pictures are read: as they were when they were added.
-        workers: pictures decoded at once; default one a core, eight at most.
+        rate: records a second at most, until the alias is switched.
+        workers: pictures decoded at once; default one less than cores, as somebody is searching.
         patience: seconds that one picture may take.
     """
 
@@ -80,6 +82,7 @@ class Options:
     seed: int = 0
     overlap: float = 60.0
     decoding: Decoding = _AS_USUAL
+    rate: float | None = None
     workers: int | None = None
     patience: float = PATIENCE
 
@@ -90,6 +93,8 @@ class Options:
             raise ConfigError("only_if_better needs a label that says what is right (--label FIELD)")
         if self.allow_missing < 0 or self.overlap < 0 or self.sample < 1:
             raise ConfigError("allow_missing and overlap are 0 at least, sample is 1 at least")
+        if self.rate is not None and not self.rate > 0:
+            raise ConfigError(f"rate is {self.rate}: ask for more than 0 records a second")
         if self.into is not None:
             check_collection(self.into)
 
@@ -126,7 +131,7 @@ def reindex(
         StoreError: the store failed; what was written stays.
     """
     loaded = encoders.load(encoder) if isinstance(encoder, str) else encoder
-    follow = progress or _silent
+    follow = progress or silent
     with ExitStack() as stack:
         store = stack.enter_context(opened_store(url, policy))
         place = replace(store.place, alias=store.name) if options.switch else store.place
@@ -138,6 +143,9 @@ def reindex(
         stack.enter_context(locked(job_file("alias", store.address(store.name))))
         if old.spec.vector(IMAGE).fingerprint.digest == loaded.fingerprint.digest:
             return _already(store, old, loaded, options, follow)
+        if name in (old.name, *store.place.aliases()):
+            what = "the collection that is read" if name == old.name else "an alias"
+            raise ConfigError(f"{name!r} is {what}: give the new collection another name (--into)")
         stack.enter_context(locked(job_file("copy-to", store.address(name))))
         ledger = stack.enter_context(Ledger(job_file("reindex", store.address(name))))
         return Run(place, old, name, loaded, ledger, options, follow).run()
@@ -161,7 +169,7 @@ def rollback(
         url: address of the alias.
         to: the collection; default the one that this machine remembers to have switched from.
         catch_up: bring it what was written since.
-        options: of these: overlap, decoding, workers, patience.
+        options: of these: overlap, decoding, rate, workers, patience.
         policy, progress: as of ``reindex``.
 
     Raises:
@@ -170,7 +178,7 @@ def rollback(
         StoreLocked: another job is at it.
         StoreError: the store failed; what was written stays.
     """
-    follow = progress or _silent
+    follow = progress or silent
     with ExitStack() as stack:
         store = stack.enter_context(opened_store(url, policy))
         place, live = store.place, collection_of(store)
@@ -201,6 +209,7 @@ def rollback(
             if catch_up:
                 mover.catch_up_quickly()
             check_alias(place, store.name, live.name)
+            mover.feed(until_done=catch_up)
             back.alias(store.name)
             if last is not None and (last.old, last.new) == (name, live.name):
                 place.flips.take_back()
@@ -208,9 +217,7 @@ def rollback(
                 place.flips.add(Flip(old=live.name, new=name, at=microseconds(), ended=True))
             if catch_up:
                 mover.stage = Stage.RETURNED
-                mover.catch_up_quickly()
-                mover.catch_up()
-                mover.remove_gone()
+                end_switch(mover)
             lacking, again = mover.lacking(), mover.removed()
         return RollbackReport(
             alias=store.name,
@@ -309,7 +316,8 @@ def _already(store: Store, live: Collection, encoder: Encoder, options: Options,
     file = job_file("reindex", store.address(live.name))
     with locked(job_file("copy-to", store.address(live.name))), Ledger(file) as ledger:
         with _moving(old, live, encoder, ledger, None, Stage.SWITCHED, options, follow) as mover:
-            end_switch(mover, store.place.flips)
+            end_switch(mover)
+            store.place.flips.end()
         ledger.remember(phase="done")
         notice = "an earlier run had switched the alias; what was left to do is done"
         return replace(
@@ -354,7 +362,7 @@ def _moving(
             stage=stage,
             overlap=options.overlap,
             stops=options.missing == "stop",
-            pace=Pace(None),
+            pace=Pace(options.rate),
             follow=follow,
         )
 
@@ -387,7 +395,3 @@ def _back(
         pace=Pace(None),
         follow=follow,
     )
-
-
-def _silent(moving: Moving) -> None:
-    """Follow nothing."""

@@ -245,7 +245,8 @@ class Spec:
     """How a collection lies in its store: vectors, declared fields, tokens, layout, identity.
 
     Fields without an ordinal get the next one. ``encoder`` is the reference that makes the encoder
-    again. Written with the collection and compared when it is opened.
+    again. ``fed_from`` names the collection from which a reindexing still brings records here. Written with the collection
+    and compared when it is opened.
 
     Raises:
         ConfigError: no vector, a name that stands twice, or a field name that is not allowed.
@@ -257,6 +258,7 @@ class Spec:
     layout: Native | Foreign = Native()
     encoder: str | None = None
     sources: tuple[Source, ...] = ()
+    fed_from: str | None = None
     version: int = SPEC_VERSION
 
     def __post_init__(self) -> None:

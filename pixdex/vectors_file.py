@@ -147,6 +147,18 @@ class Writer:
         if len(batch):
             self._add(of_records(batch, self._spec, self._schema))
 
+    def write_rows(self, rows: pa.Table) -> None:
+        """Rows that have just the columns of this file, as another such file holds them."""
+        import pyarrow as pa
+
+        for batch in rows.to_batches():
+            if len(batch):
+                self._add(pa.RecordBatch.from_arrays(batch.columns, schema=self._schema))
+
+    def has_columns_of(self, schema: pa.Schema) -> bool:
+        """Whether rows of a file of that schema can be written as they are."""
+        return bool(self._schema.equals(schema))
+
     def write_unusable(self, pictures: Sequence[Quarantined]) -> None:
         """Pictures that have no vector, and why."""
         from pixdex._vectors_columns import of_unusable

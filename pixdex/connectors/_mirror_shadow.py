@@ -48,8 +48,7 @@ class Comparison:
         overlap: the mean share of an answer's records that the second store gives too; 1 where nothing was compared.
         skipped: reads not compared: more came than could be, writes came between all the time, or the second store can't answer such.
         failed: reads that the second store failed to answer.
-        unwritten: records whose last write the second store failed to take, so far; ``flush`` tries again. Beyond a million they are
-            counted and not remembered: ``pixdex copy`` brings these over.
+        unwritten: records whose last write the second store failed to take, so far; ``flush`` tries again.
         examples: the first differences.
     """
 
@@ -75,6 +74,7 @@ class Shadow:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._so_far = Comparison()
+        self._failure = ""
 
     def compare(self, verb: str, ask: Callable[[], Verdict], again: Callable[[], Verdict]) -> None:
         """Have ``ask`` say what differs; if anything does, ``again`` a moment later, which counts, unless it raises NotCompared."""
@@ -126,13 +126,21 @@ class Shadow:
         except Exception as error:  # noqa: BLE001 - the second store is on trial: whatever it raises is counted
             if self._closing.is_set():
                 return
-            _log.warning("mirror: the second store failed to answer %s: %s", verb, error)
+            known = str(error) == self._failure  # a store that is away fails them all: that is said once
+            _log.log(
+                logging.DEBUG if known else logging.WARNING,
+                "mirror: the second store failed to answer %s: %s",
+                verb,
+                error,
+            )
             with self._lock:
+                self._failure = str(error)
                 self._so_far = replace(self._so_far, failed=self._so_far.failed + 1)
             return
         if what:
             _log.warning("mirror: %s differs: %s", verb, what)
         with self._lock:
+            self._failure = ""
             self._so_far = _counted(self._so_far, verb, what, share)
 
     def _twice(self, ask: Callable[[], Verdict], again: Callable[[], Verdict]) -> Verdict:

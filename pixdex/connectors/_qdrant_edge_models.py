@@ -83,7 +83,10 @@ def point(*, id: Any, vector: Any, payload: Any) -> Any:  # noqa: A002 - the eng
 
 def plain(columns: dict[str, Any]) -> dict[str, Any]:
     """Typed columns as the engine can match them: booleans as 0 and 1."""
-    return {key: _number(value) for key, value in columns.items()}
+    return {key: value if type(value) in _AS_THEY_ARE else _number(value) for key, value in columns.items()}
+
+
+_AS_THEY_ARE = frozenset((str, int, float, dict))
 
 
 def _number(value: Any) -> Any:

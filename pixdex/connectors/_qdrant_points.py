@@ -81,9 +81,9 @@ class _Native:
         record = stored.get("_id")
         if not isinstance(record, str):
             raise StoreFormat(f"point {point.id} was not written by pixdex: its payload has no _id")
-        vectors = point.vector if want.vectors and isinstance(point.vector, dict) else {}
+        found = point.vector if want.vectors else None  # once: Edge makes lists of numbers at each look
         tokens = decode_tokens(stored.get("tokens", "")) if want.tokens else None
-        return Row(record, _loaded(stored), vectors, tokens)
+        return Row(record, _loaded(stored), found if isinstance(found, dict) else {}, tokens)
 
     def hits(self, points: Iterable[Any], want: Want) -> list[Hit]:
         if want.vectors or want.tokens or not want.payload:
@@ -125,8 +125,8 @@ class _Foreign:
         return True if "" in want.vectors else list(want.vectors) or False
 
     def row(self, point: Any, want: Want) -> Row:
-        stored = point.vector if point.vector is not None else {}
-        vectors = stored if isinstance(stored, dict) else {"": stored}
+        stored = point.vector
+        vectors = stored if isinstance(stored, dict) else {} if stored is None else {"": stored}
         wanted = {name: vectors[name] for name in want.vectors if name in vectors}
         return Row(str(point.id), (point.payload or {}) if want.payload else None, wanted, None)
 

@@ -53,8 +53,10 @@ class Reading(NamedTuple):
         Raises:
             StoreError: two ids share a point.
         """
-        rows = [(point.id, self.records.row(point, self.want)) for point in points]
-        found = [row for _, row in rows] if asked is None else checked_ids(asked, rows)
+        if asked is None:
+            found = [self.records.row(point, self.want) for point in points]
+        else:
+            found = checked_ids(asked, [(point.id, self.records.row(point, self.want)) for point in points])
         return to_batch(found, self.vectors, self.want)
 
     def hits(self, points: Iterable[Any]) -> list[Hit]:

@@ -4,9 +4,10 @@ and what is checked of a filter before it is compiled.
 
 from __future__ import annotations
 
-import base64
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,8 +108,8 @@ def encode_tokens(tokens: Any) -> str:
     """A token matrix as text: dtype, rows, width and base64; the empty text for None."""
     if tokens is None:
         return ""
-    data = base64.b64encode(np.ascontiguousarray(tokens).tobytes()).decode()
-    return f"{tokens.dtype.name} {tokens.shape[0]} {tokens.shape[1]} {data}"
+    data = b2a_base64(tokens.tobytes(), newline=False).decode()
+    return f"{_name(tokens.dtype)} {tokens.shape[0]} {tokens.shape[1]} {data}"
 
 
 def decode_tokens(text: str) -> Any:
@@ -116,4 +117,13 @@ def decode_tokens(text: str) -> Any:
     if not text:
         return None
     dtype, count, dim, data = text.split(" ")
-    return np.frombuffer(base64.b64decode(data), dtype=dtype).reshape(int(count), int(dim))
+    return np.frombuffer(a2b_base64(data), _dtype(dtype)).reshape(int(count), int(dim))
+
+
+# numpy takes longer to spell a dtype, and to read one, than all else here takes.
+_dtype = lru_cache(maxsize=16)(np.dtype)
+
+
+@lru_cache(maxsize=16)
+def _name(dtype: Any) -> str:
+    return str(dtype.name)

@@ -6,8 +6,8 @@ fail, be slow or differ, and no caller sees that; ``comparison`` and the log ``p
 collections themselves (create, alter, drop, alias) fails where the second does.
 
 A write waits for the second store at most ``patience`` seconds, as far as that keeps to the time it is given; when it was away or too
-slow it is left alone for half a minute. ``flush`` gives it what it missed, and may take as long as it was given. What it missed is
-known to this object only: ``pixdex copy`` brings a second store level when a program ended before.
+slow it is left alone for half a minute. ``flush`` gives it what it missed, and may take as long as it was given. Which records
+those are is remembered on this machine, by the mirror's address, where both stores last: a program that was killed goes on.
 
 ``&`` and ``#`` in the inner addresses are written ``%26`` and ``%23``. Each may name a collection of its own; the mirror's
 is called as that of the first.
@@ -19,12 +19,14 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pixdex._state import job_file
 from pixdex.connectors import connect as connect_to
+from pixdex.connectors._mirror_missed import Missed
 from pixdex.connectors._mirror_shadow import (
     Comparison,
     Difference,
@@ -40,6 +42,8 @@ from pixdex.filters import operators_of
 from pixdex.types import Page, Want
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pixdex.connectors._mirror_shadow import Verdict
     from pixdex.connectors.address import Address
     from pixdex.connectors.port import Connector
@@ -65,8 +69,6 @@ _TRIES = 5
 """How often both are asked again while writes come between."""
 _REST = 30.0
 """Seconds for which a second store that was away is not written to."""
-_REMEMBERED = 1_000_000
-"""Ids of records that the second store did not take; more are counted only."""
 _BOTH = ("alias", "alter", "durable", "tokens")
 
 
@@ -99,12 +101,28 @@ def connect(address: Address) -> Mirror:
         raise
     if address.collection is not None:
         name = address.collection
-    return Mirror(first, second, names={name: other}, share=options.share, patience=options.patience)
+    try:
+        missed = _missed_by(options) if first.capabilities.durable and second.capabilities.durable else None
+        return Mirror(first, second, names={name: other}, share=options.share, patience=options.patience, missed=missed)
+    except BaseException:
+        first.close()
+        second.close()
+        raise
+
+
+def _missed_by(options: _Options) -> Path | None:
+    """The file that remembers what this machine's programs have not got into the second store."""
+    try:
+        return job_file("mirror", options.primary, options.secondary)
+    except ConfigError as error:
+        _log.warning("mirror: what the second store misses is known to this program only: %s", error)
+        return None
 
 
 class Mirror:
     """A connector over two; the verbs are documented in ``port``. ``names``: what a collection is called in the second
-    store, where that differs. The second is given ``patience`` seconds for a write, or an answer. The stores are closed with it.
+    store, where that differs. The second is given ``patience`` seconds for a write, or an answer. ``missed`` is the file that remembers
+    what the second did not take; without it nobody knows after this object. The stores are closed with it.
 
     Raises:
         ConfigError: ``share`` is no share, or there is no patience.
@@ -120,6 +138,7 @@ class Mirror:
         names: Mapping[str, str] | None = None,
         share: float = 1.0,
         patience: float = 10.0,
+        missed: Path | None = None,
     ) -> None:
         if not 0 <= share <= 1:
             raise ConfigError(f"share is {share}: the share of reads to compare is from 0 to 1")
@@ -132,18 +151,14 @@ class Mirror:
         self._patience = patience
         self._rests_until = 0.0
         self._shadow = Shadow()
-        self._lock = threading.Lock()
-        self._unwritten: dict[str, dict[str, None]] = {}
-        self._forgotten = 0
+        self._missed = Missed(missed)
         self._writing = threading.Lock()  # both stores get the writes in one order, or they would end up differing
         self._writes = 0
         self._random = random.Random(0)
 
     def comparison(self) -> Comparison:
         """What was compared until now, and how the second store did."""
-        found = self._shadow.comparison()
-        with self._lock:
-            return replace(found, unwritten=self._behind())
+        return replace(self._shadow.comparison(), unwritten=self._missed.count())
 
     # --- both change ---
 
@@ -164,8 +179,7 @@ class Mirror:
     def drop(self, name: str, *, timeout: float | None) -> None:
         self.primary.drop(name, timeout=timeout)
         self.secondary.drop(self._other(name), timeout=timeout)
-        with self._lock:
-            self._unwritten.pop(name, None)
+        self._missed.forget(name)
 
     def alias(self, alias: str, name: str | None, *, timeout: float | None) -> None:
         self.primary.alias(alias, name, timeout=timeout)
@@ -258,10 +272,10 @@ class Mirror:
 
     def close(self) -> None:
         self._shadow.close()
-        with self._lock:
-            behind = self._behind()
+        behind = self._missed.count()
         if behind:
-            _log.warning("mirror: the second store ends %d records behind: bring it level with pixdex copy", behind)
+            _log.warning("mirror: the second store ends %d records behind", behind)
+        self._missed.close()
         for store in (self.primary, self.secondary):
             store.close()
 
@@ -308,25 +322,24 @@ class Mirror:
     def _write(
         self,
         name: str,
-        ids: Iterable[str],
+        ids: Sequence[str],
         write: Callable[[Connector, str, float | None], None],
         timeout: float | None,
     ) -> None:
-        """Write to the first store, and to the second what that took; what the second fails to take is remembered."""
+        """Write to the first store, and to the second what that took. It is remembered before, as this may be killed at any instant,
+        and until the second has it.
+        """
         with self._writing:
             self._writes += 1
-            try:
-                write(self.primary, name, timeout)
-            except StoreError:
-                self._remember(name, ids)  # some of it may have been written
-                raise
+            self._missed.add(name, ids)
+            write(self.primary, name, timeout)
             if time.monotonic() < self._rests_until:
-                self._remember(name, ids)
                 return
             try:
                 write(self.secondary, self._other(name), self._within(timeout))
+                self._missed.remove(name, ids)
             except Exception as error:  # noqa: BLE001 - it is on trial: whatever it raises is no caller's business
-                self._remember(name, ids)
+                self._missed.add(name, ids)  # again: another program may have written them meanwhile
                 if isinstance(error, StoreError) and error.retryable:
                     self._rests_until = time.monotonic() + _REST
                 _log.warning("mirror: the second store did not take a write to %r: %s", name, error)
@@ -335,26 +348,15 @@ class Mirror:
         """What the second store gets of the time there is."""
         return self._patience if timeout is None else min(timeout, self._patience)
 
-    def _remember(self, name: str, ids: Iterable[str]) -> None:
-        with self._lock:
-            if sum(map(len, self._unwritten.values())) < _REMEMBERED:
-                self._unwritten.setdefault(name, {}).update(dict.fromkeys(ids))
-            else:
-                self._forgotten += len(list(ids))
-
-    def _behind(self) -> int:
-        return self._forgotten + sum(map(len, self._unwritten.values()))
-
     def _catch_up(self, name: str, timeout: float | None) -> None:
         """Give the second store what it failed to take, as the first has it now."""
-        with self._lock:
-            ids = list(self._unwritten.get(name, ()))
-        if not ids:
+        size = self.capabilities.max_batch
+        piece = self._missed.page(name, "", size)
+        if not piece:
             return
         spec = self.primary.describe(name, timeout=timeout)
         want = Want(payload=True, vectors=tuple(v.column for v in spec.vectors), tokens=spec.tokens is not None)
-        for start in range(0, len(ids), self.capabilities.max_batch):
-            piece = ids[start : start + self.capabilities.max_batch]
+        while piece:
             with self._writing:
                 batch = self.primary.fetch(name, piece, want=want, timeout=timeout)
                 if len(batch):
@@ -362,9 +364,8 @@ class Mirror:
                 gone = sorted(set(piece) - set(batch.ids))
                 if gone:
                     self.secondary.delete(self._other(name), gone, timeout=timeout)
-            with self._lock:
-                for record in piece:
-                    self._unwritten.get(name, {}).pop(record, None)
+                self._missed.remove(name, piece)
+            piece = self._missed.page(name, piece[-1], size)
 
     def _check(self, name: str, spec: Spec, timeout: float | None) -> None:
         """Both have the collection, alike in what is stored."""

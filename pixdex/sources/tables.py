@@ -20,7 +20,7 @@ from pixdex.sources.addresses import Addresses, scheme_of
 from pixdex.sources.port import Origin
 from pixdex.types import Batch, Field, Kind, Payload, Spec
 
-__all__ = ["COLUMNS", "Table", "is_table"]
+__all__ = ["COLUMNS", "Table", "cell_of", "is_table", "picture_column"]
 
 COLUMNS = ("path", "file", "filename", "image", "url")
 """Names of the column that names or holds the pictures, where nobody says which it is; in any case, the first that is there."""
@@ -67,17 +67,7 @@ class Table:
     @cached_property
     def _column(self) -> str:
         """The column that names the pictures."""
-        asked = self.addresses.options.column
-        if asked is not None:
-            if asked not in self._columns:
-                raise ConfigError(f"{self.path}: there is no column {asked!r}{nearest(asked, self._columns)}")
-            return asked
-        folded = {name.casefold(): name for name in reversed(self._columns)}
-        found = next((folded[name] for name in COLUMNS if name in folded), None)
-        if found is None:
-            known = ", ".join(self._columns) or "none"
-            raise ConfigError(f"{self.path}: say with column= which column names the pictures (there are: {known})")
-        return found
+        return picture_column(self.path, self._columns, self.addresses.options.column)
 
     @cached_property
     def _fields(self) -> Sequence[str]:
@@ -126,7 +116,7 @@ class Table:
             raise InvalidRecord(f"{self._column!r} names no picture" + ("" if cell is None else f": {cell!r:.80}"))
         payload = {name: cells[name] for name in self._fields if name in cells}
         if self.rows.as_text:
-            payload = {name: _read(text, declared.get(name)) for name, text in payload.items()}
+            payload = {name: cell_of(text, declared.get(name)) for name, text in payload.items()}
         own = cells.get(_ID)
         record = record if own is None else str(own)
         kept = (checked(Batch(("row",), payloads=(payload,)), spec).payloads or ())[0]
@@ -156,8 +146,26 @@ def _can_be_declared(name: str) -> bool:
     return True
 
 
-def _read(text: str, declared: Field | None) -> Any:
-    """A cell of text as the kind that is declared.
+def picture_column(path: Path, columns: Sequence[str], asked: str | None) -> str:
+    """The column of a table that names or holds the pictures: the one ``asked`` for, else the one so called.
+
+    Raises:
+        ConfigError: there is no such column.
+    """
+    if asked is not None:
+        if asked not in columns:
+            raise ConfigError(f"{path}: there is no column {asked!r}{nearest(asked, columns)}")
+        return asked
+    folded = {name.casefold(): name for name in reversed(columns)}
+    found = next((folded[name] for name in COLUMNS if name in folded), None)
+    if found is None:
+        known = ", ".join(columns) or "none"
+        raise ConfigError(f"{path}: say with column= which column names the pictures (there are: {known})")
+    return found
+
+
+def cell_of(text: str, declared: Field | None) -> Any:
+    """A cell of text as the kind that is declared; by its look where none is.
 
     Raises:
         InvalidRecord: it cannot be read so.

@@ -129,56 +129,88 @@ RULES: dict[str, set[str]] = {
     }
     | {"report"}
     | {"encoders.port", *HOW, *SPINE},
-    "sources*": {"pictures", "fields", "vectors_file", "_names", "_records", *HOW, *IMAGES, *SPINE},  # and one another
+    "_scratch": {"errors"},
+    "_label_results": set(),
+    "_label_sheet": {"_scratch", "sources.labels", *SPINE},
+    "_label_finding": {"_label_results", "_label_sheet", "_progress", "_records", "collection", "pictures"}
+    | {"sources.addresses", *SPINE},
+    "labelling": {"_captions", "_label_finding", "_label_results", "_label_sheet", "_names", "_progress", "_records"}
+    | {"_state", "collection", "evaluating", "fields", "index", "journal", "pictures", "sources.labels", *SPINE},
+    "sources*": {
+        "_scratch",
+        "pictures",
+        "fields",
+        "vectors_file",
+        "_names",
+        "_records",
+        *HOW,
+        *IMAGES,
+        *SPINE,
+    },  # and one another
     "journal": {"_state", "report", "errors"},
     "_twins": {"collection", "dedup", *SPINE},
-    "jobs": {
-        "_twins",
-        "dedup",
-        "fields",
-        "collection",
-        "encoders.decoding",
-        "journal",
-        "pictures",
-        "report",
-        "sources",
-        "sources.folders",
-        *SPINE,
-    },
+    "jobs": {"_state", "_twins", "collection", "connectors.port", "dedup", "encoders.decoding", "fields", "journal"}
+    | {"pictures", "report", *SPINE},
+    "_syncing": {"_twins", "collection", "fields", "journal", "pictures", "report", "sources", "sources.folders"}
+    | {*SPINE},
     "observing": {"doctor", "policy", "report", "errors"},
     "_linkage": set(),
     "_kept": {"collection", *SPINE},
     "dedup": {"_kept", "_linkage", "collection", "fields", "rerankers.port", "rerankers.references", *SPINE},
-    "doctor": {"_made_tokens", "collection", "connectors", "connectors.port", "encoders", "encoders.decoding", "fields"}
-    | {"journal", "report", *SPINE},
-    "_state": {"_plugins", "connectors", "connectors.address", "errors"},
-    "_copy_job": {"errors"},
+    "_doctor_probing": {"collection", "policy", *SPINE},
+    "doctor": {"_doctor_probing", "_made_tokens", "_vectors", "collection", "connectors", "connectors.address"}
+    | {"connectors.port", "encoders", "encoders.decoding", "fields", "journal", "report", *SPINE},
+    "_state": {"_plugins", "connectors", "connectors.address", "connectors.port", "errors", "policy"},
+    "_facts": {"errors"},
+    "_copy_job": {"_facts"},
     "_copy_shape": {"_records", "filters.meaning", *SPINE},
     "_copy_moving": {"_copy_job", "_copy_shape", "collection", "records_file", *SPINE},
-    "_copy_census": {"_copy_job", "_copy_moving", "collection", *SPINE},
+    "_copy_census": {"_copy_moving", "_facts", "collection", *SPINE},
     "_copy_checks": {"_copy_census", "_copy_shape", "collection", *SPINE},
+    "_passes": {"_copy_moving", "collection", "connectors.port", "policy", *SPINE},
+    "_copy_until": {"errors"},
     "_copy_results": {"_copy_checks", "_copy_job", "collection", "connectors.port", "policy"},
     "_copy_running": {"_copy_census", "_copy_checks", "_copy_job", "_copy_moving", "_copy_results", "_copy_shape"}
-    | {"_names", "collection", "connectors.port", "policy", *SPINE},
+    | {"_copy_until", "_names", "_passes", "collection", "connectors.port", "policy", *SPINE},
     "copying": {"_copy_census", "_copy_checks", "_copy_job", "_copy_moving", "_copy_results", "_copy_running"}
-    | {"_copy_shape", "_state", "collection", "connectors", "connectors.address", "connectors.port", "policy"}
+    | {
+        "_copy_shape",
+        "_copy_until",
+        "_passes",
+        "_state",
+        "collection",
+        "connectors",
+        "connectors.address",
+        "connectors.port",
+        "policy",
+    }
     | {"records_file", *SPINE},
     "_copy_page": {"_copy_checks", "_copy_results", "_html"},
     "_following": {"errors"},
-    "_reindex_job": {"_copy_job", "errors"},
+    "_reindex_job": {"_facts", "errors"},
     "_reindex_making": {"_crew", "_encoding", "_made_tokens", "_reindex_job", "collection", "encoders.compose"}
-    | {"encoders.port", "fields", "pictures", *HOW, *SPINE},
+    | {"_machine", "encoders.port", "fields", "pictures", *HOW, *SPINE},
     "_reindex_moving": {"_copy_moving", "_copy_shape", "_limits", "_records", "_reindex_job", "_reindex_making"}
     | {"collection", *SPINE},
     "_reindex_results": {"_reindex_job", "evaluation"},
     "_reindex_comparing": {"_copy_moving", "_reindex_making", "_reindex_moving", "_reindex_results", "collection"}
-    | {"evaluating", "fields", *SPINE},
-    "_reindex_places": {"_reindex_job", "_state", "collection", "connectors", "connectors.port", "fields", "policy"}
+    | {"_eval_queries", "evaluating", "fields", *SPINE},
+    "_reindex_places": {
+        "_passes",
+        "_reindex_job",
+        "_state",
+        "collection",
+        "connectors",
+        "connectors.port",
+        "fields",
+        "policy",
+    }
     | {*SPINE},
     "_reindex_running": {"_copy_moving", "_reindex_comparing", "_reindex_job", "_reindex_making", "_reindex_moving"}
-    | {"_reindex_places", "_reindex_results", "collection", "encoders.port", "fields", "reindexing", *SPINE},
+    | {"_passes", "_reindex_places", "_reindex_results", "collection", "encoders.port", "fields", "reindexing", *SPINE},
     "reindexing": {"_copy_moving", "_encoders_of", "_names", "_reindex_job", "_reindex_making", "_reindex_moving"}
-    | {"_reindex_places", "_reindex_results", "_reindex_running", "_state", "collection", "encoders", "encoders.port"}
+    | {"_passes", "_reindex_places", "_reindex_results", "_reindex_running", "_state", "collection", "encoders"}
+    | {"encoders.port"}
     | {"fields", "policy", *HOW, *SPINE},
     "records_file": {"connectors._files", "connectors.port", "vectors_file", "_vectors_columns", *SPINE},
     "_vectors_columns": {"report", *SPINE},
@@ -231,6 +263,7 @@ RULES: dict[str, set[str]] = {
         "_names",
         "_progress",
         "_searching",
+        "_syncing",
         "_captions",
         "explaining",
         "jobs",
@@ -239,8 +272,14 @@ RULES: dict[str, set[str]] = {
         *SPINE,
     },
     "_aio_collection": {"_limiter", "collection", "connectors.port", "policy", *SPINE},
+    "_aio_running": {"_limiter", "aio", "collection", "index"},
+    "_aio_jobs": {"_aio_collection", "_aio_running", "_limiter", "_progress", "aio", "calibrating", "copying", "dedup"}
+    | {"encoders.port", "fields", "fusion", "fusion_fitting", "labelling", "pictures", "policy", "reindexing"}
+    | {"rerankers.port", *SPINE},
     "aio": {
         "_aio_collection",
+        "_aio_jobs",
+        "_aio_running",
         "collection",
         "evaluating",
         "explaining",
@@ -267,7 +306,14 @@ RULES: dict[str, set[str]] = {
     "connectors": {"connectors.port", "connectors.address", "_plugins"},
     "connectors.port": {"types", "filters"},
     "connectors.address": {"errors"},
-    "connectors.mirror": {"connectors", "connectors._mirror_shadow", "connectors.address", "connectors.port", *SPINE},
+    "connectors.mirror": {
+        "_state",
+        "connectors",
+        "connectors._mirror_missed",
+        "connectors._mirror_shadow",
+        "connectors.address",
+    }
+    | {"connectors.port", *SPINE},
     "encoders": {"encoders.port", "_plugins"},
     "encoders.port": {"types", "filters"},
     "rerankers": {"rerankers.references", "rerankers.stages"},
@@ -396,8 +442,12 @@ LIBRARIES = {
     "tokenizers": ["encoders.*"],
     "faiss": ["connectors.pq", "connectors._pq_*"],
     "sqlite3": [
+        "_scratch",
+        "_label_sheet",
         "_copy_*",
+        "_facts",
         "journal",
+        "connectors._mirror_missed",
         "connectors.pq",
         "connectors._pq_*",
         "connectors._qdrant_errors",

@@ -43,6 +43,8 @@ def furnished(home: Path) -> Path:
         Image.fromarray(small).resize((160, 120)).save(pictures / f"{number:02}.jpg")
     (pictures / "broken.jpg").write_bytes(b"not a picture")
     shutil.copy(pictures / "03.jpg", home / "query.jpg")
+    rows = [f"Pictures/{number:02}.jpg,{('fern', 'moss')[number % 2]}" for number in range(12)]
+    (home / "labels.csv").write_text("\n".join(["path,species", *rows]))
     return home
 
 

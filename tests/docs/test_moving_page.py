@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ SHOWN = re.search(r"```text\n(.*?)```", PAGE, re.DOTALL)
 def test_the_page_runs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pandas")
     monkeypatch.setenv("PIXDEX_STATE", str(home / "state"))
-    printed = [run(["bash", "-c", line], home) for line in LINES]
+    printed = [run(["bash", "-c", _soon(line)], home) for line in LINES]
     assert SHOWN is not None
     lines = [line.rstrip() for line in printed[1].splitlines()]
     assert re.sub(r"\d+ filters", "# filters", "\n".join(lines)) == re.sub(
@@ -29,6 +30,12 @@ def test_the_page_runs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert all("signed off" in text and "not signed" not in text for text in printed[1:])
     assert "signed off" in (home / "moved.html").read_text(encoding="utf-8")
-    one, other = (run([sys.executable, "-W", "error", "-c", program], home) for program in PROGRAMS)
+    one, following, other = (run([sys.executable, "-W", "error", "-c", program], home) for program in PROGRAMS)
     assert one.endswith("True 12\n")
+    assert following == "True None\n"
     assert re.fullmatch(r"12 \(\d+,\)\n", other)
+
+
+def _soon(line: str) -> str:
+    """A command that ends at a time, at one that is near."""
+    return line.replace("--until 06:30", f"--until {(datetime.now(UTC) + timedelta(seconds=2)).isoformat()}")

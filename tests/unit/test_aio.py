@@ -609,7 +609,7 @@ def test_progress_is_followed_as_in_the_sync_one(toy, tmp_path):
     async def main() -> None:
         async with await aio.open("memory://", encoder=toy) as photos:
             report = await photos.add(root, progress=lambda so_far: seen.append(so_far.added))
-            assert seen == [128, 200]
+            assert seen == [64, 128, 192, 200]
             assert report.added == 200
 
     asyncio.run(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,7 @@ def test_more_copies_than_neighbours_are_one_group() -> None:
     rng = np.random.default_rng(1)
     one = rng.standard_normal(16)
     vectors = np.concatenate([np.tile(one, (40, 1)), rng.standard_normal((30, 16))])
-    found = find_duplicates(made(vectors), Near(k=45))
-    assert [len(some) for some in groups(found)] == [40]
+    assert [len(some) for some in groups(find_duplicates(made(vectors), Near(k=16)))] == [40]
 
 
 def test_one_mistaken_pair_does_not_join_two_groups() -> None:
@@ -83,6 +83,14 @@ def test_one_mistaken_pair_does_not_join_two_groups() -> None:
     pairs.hear("d", [("w", 2.5)])
     assert sorted(map(sorted, pairs.sets(-4.0))) == [list("abcd"), list("wxyz")]
     assert sorted(map(sorted, pairs.sets(0.1))) == [list("abcdwxyz")]  # single linkage, as it were
+
+
+def test_edits_that_only_know_their_original_are_one_group() -> None:
+    pairs = Pairs()
+    pairs.hear("original", [(edit, 5.0) for edit in "abcd"])
+    pairs.hear("a", [("b", -1.0), ("c", -2.0)])
+    pairs.hear("stranger", [("a", 2.0)])  # one of five, and not its original
+    assert sorted(map(sorted, pairs.sets(-4.0))) == [["a", "b", "c", "d", "original"]]
 
 
 def test_a_pair_both_speak_of_has_the_mean() -> None:
@@ -143,6 +151,23 @@ def test_a_reranker_that_makes_sure_splits_what_only_looks_alike() -> None:
     found = find_duplicates(collection, Near(cosine=0.5, verify=Same()))
     assert groups(found) == [["r00", "r01"], ["r02", "r03"], ["r04", "r05"]]
     assert found.groups[0].keep.score == pytest.approx(0.99)
+
+
+class Often(Same):
+    """Says so of those with one first token, and that all others are half likely."""
+
+    def rerank(self, query: Query, candidates: Sequence[Candidate]) -> Any:
+        assert query.tokens is not None
+        said = [0.9 if np.array_equal(c.tokens, query.tokens) else self.scale for c in candidates]
+        return np.array(said, np.float32)
+
+
+def test_where_everything_looks_half_alike_it_takes_more_to_be_the_same() -> None:
+    tokens = tuple(np.full((4, 2), row // 2, np.int8) + 1 for row in range(12))
+    collection = made(np.ones((12, 4)), tokens=tokens)
+    near = Near(cosine=0.5, verify=Often(0.001), k=11)
+    assert len(groups(find_duplicates(collection, near))) == 6
+    assert groups(find_duplicates(collection, replace(near, verify=Often(0.5)))) == []
 
 
 def test_a_record_without_tokens_is_no_duplicate_when_verified() -> None:

@@ -81,6 +81,8 @@ def test_a_store_that_is_not_there_names_what_is(url: str, tmp_path: Path) -> No
     found = diagnose(f"{url}#other")
     assert not found.well
     assert by_name(found)["collections"].what == "the store has main"
+    away = diagnose("milvus+lite://" + str(tmp_path))
+    assert (away.well, away.collection) == (False, f"milvus+lite://{tmp_path}")
     assert not diagnose("qdrant://127.0.0.1:1/photos").well
     with pytest.raises(ConfigError):
         diagnose("photos")
@@ -135,6 +137,37 @@ def memory(change: Callable[[MemoryConnector], None], monkeypatch: pytest.Monkey
     change(connector)  # type: ignore[arg-type]
     monkeypatch.setattr("pixdex.doctor.connect", lambda _: (connector, name))
     return by_name(diagnose(url))
+
+
+def test_a_store_without_exact_search_is_not_read_through_when_it_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unable(store: MemoryConnector) -> None:
+        store.capabilities = replace(store.capabilities, exact=False, complete=False)
+
+    assert "recall@10 1.000" in memory(unable, monkeypatch)["recall"].what  # small enough to be read
+    monkeypatch.setattr("pixdex._doctor_probing._SCANNED", 59)
+    scans = []
+
+    def large(store: MemoryConnector) -> None:
+        unable(store)
+        scan, search = store.scan, store.search
+        store.scan = lambda name, request, *, timeout: scans.append(1) or scan(name, request, timeout=timeout)  # type: ignore[method-assign, func-returns-value]
+        store.search = (
+            lambda name, request, *, timeout: [  # type: ignore[method-assign]
+                hits[:5] for hits in search(name, request, timeout=timeout)
+            ]
+        )  # fewer than match, so that the facade would complete each by a scan
+
+    check = memory(large, monkeypatch)["recall"]
+    assert check.state is State.WELL
+    assert "memory has no exact search to compare with" in check.what
+    assert "pixdex eval" in check.remedy
+    assert len(scans) == 1
+
+
+def test_a_check_ends_when_its_time_is_over_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixdex._doctor_probing._PATIENCE", 0.0)
+    checks = memory(lambda _: None, monkeypatch)
+    assert "1 of 60 records, as time was over" in checks["recall"].what
 
 
 def test_an_index_that_loses_hits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +254,19 @@ def test_a_mirror_whose_stores_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.state is State.ILL
     assert "in the second" in found.what
     del monkeypatch
+
+
+def test_a_mirror_whose_second_store_is_behind() -> None:
+    url = "mirror://?primary=memory://ahead&secondary=memory://behind"
+    mirror, _ = pixdex.connect(url)
+    mirror.drop("main", timeout=None)
+    Collection.create(mirror, "main", SPEC)
+    mirror._missed.add("main", ["r1", "r2"])  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pixdex.doctor.connect", lambda _: (mirror, "main"))
+        check = by_name(diagnose(url))["mirror"]
+    assert check.state is State.ILL
+    assert "has not taken 2 records" in check.what
 
 
 def test_damaged_files_are_found_when_asked_for(url: str, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from PIL import Image
 
 import pixdex
 from pixdex import F, _encoding
+from pixdex._hashing import CHUNK
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.errors import ConfigError, InvalidImage, InvalidRecord, PartialWrite, StoreUnavailable
 from pixdex.fields import AUTOMATIC, check_user_fields, infer
@@ -527,12 +528,12 @@ def test_what_was_written_before_the_store_failed_stays(toy, tmp_path):
     photos = failing(1, toy)
     with pytest.raises(StoreUnavailable, match="connection refused"):
         photos.add(root)
-    assert photos.count() == 128
+    assert photos.count() == CHUNK
     photos._connector.writes_left = 99
     total = toy.total
     report = photos.add(root)
-    assert (report.added, report.unchanged) == (172, 128)
-    assert toy.total - total == 172
+    assert (report.added, report.unchanged) == (300 - CHUNK, CHUNK)
+    assert toy.total - total == 300 - CHUNK
     assert photos.count() == 300
 
 
@@ -553,16 +554,16 @@ def test_ctrl_c_leaves_a_valid_store_and_adding_again_goes_on(photos, toy, tmp_p
     root = toys.folder(tmp_path / "in", 300)
 
     def stop(report: Report) -> None:
-        assert report.added == 128
+        assert report.added == CHUNK
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         photos.add(root, progress=stop)
-    assert photos.count() == 128
+    assert photos.count() == CHUNK
     total = toy.total
     report = photos.add(root)
-    assert (report.added, report.unchanged) == (172, 128)
-    assert toy.total - total == 172, "what was written is not encoded again"
+    assert (report.added, report.unchanged) == (300 - CHUNK, CHUNK)
+    assert toy.total - total == 300 - CHUNK, "what was written is not encoded again"
 
 
 def test_a_generator_is_read_as_the_work_goes(photos):
@@ -577,7 +578,7 @@ def test_a_generator_is_read_as_the_work_goes(photos):
     photos.add(pictures(), progress=lambda report: behind.append(len(made) - report.seen))
     assert photos.count() == len(made) == 1000
     assert len(behind) >= 7
-    assert max(behind) <= 256, "two chunks at most are held"
+    assert max(behind) <= 2 * CHUNK, "two chunks at most are held"
 
 
 def test_a_generator_that_breaks_does_not_lose_what_was_written(photos):
@@ -588,7 +589,7 @@ def test_a_generator_that_breaks_does_not_lose_what_was_written(photos):
 
     with pytest.raises(RuntimeError, match="the sea"):
         photos.add(pictures())
-    assert photos.count() >= 128
+    assert photos.count() >= CHUNK
 
 
 def test_progress_grows_and_ends_with_the_report(photos, tmp_path):
@@ -672,7 +673,7 @@ def test_thousands_of_copies_cost_a_page_each_time(made, monkeypatch):
     monkeypatch.setattr(photos.collection.connector, "scan", counted)
     report = photos.add([same] * 256, ids=[f"b{i}" for i in range(256)], progress=False)
     assert report.reused == 256
-    assert sum(read) <= 2 * 128, "not all of the copies that are there"
+    assert sum(read) <= 4 * CHUNK, "not all of the copies that are there"
 
 
 # --- everything at once -------------------------------------------------------------------------------
@@ -716,7 +717,7 @@ def test_pictures_are_encoded_while_others_are_written():
     class Noticing(toys.ToyEncoder):
         def encode(self, prepared, *, tokens=False):
             features = super().encode(prepared, tokens=tokens)
-            if self.total > 128:
+            if self.total > CHUNK:
                 ahead.set()
             return features
 
@@ -754,7 +755,7 @@ def test_a_slow_store_holds_everything_back(toy):
 
     over(_Watched(write), toy).add(pictures(), progress=False)
     assert len(written) == 1500
-    assert max(behind) <= 3 * 128, "a chunk that is written, one that is encoded, one that is read"
+    assert max(behind) <= 3 * CHUNK, "a chunk that is written, one that is encoded, one that is read"
 
 
 @dataclass
@@ -859,11 +860,11 @@ def test_pictures_are_decoded_as_small_as_the_encoder_allows(made):
 
 
 def test_copies_in_the_next_chunk_are_not_encoded_again(photos, toy):
-    pictures = [toys.pixels(n, (8, 8)) for n in range(128)]
-    report = photos.add(pictures + pictures, ids=[f"{n:03}" for n in range(256)], progress=False)
-    assert (report.added, report.reused) == (128, 128)
-    assert toy.total == 128
-    assert photos.count() == 256
+    pictures = [toys.pixels(n, (8, 8)) for n in range(CHUNK)]
+    report = photos.add(pictures + pictures, ids=[f"{n:03}" for n in range(2 * CHUNK)], progress=False)
+    assert (report.added, report.reused) == (CHUNK, CHUNK)
+    assert toy.total == CHUNK
+    assert photos.count() == 2 * CHUNK
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -881,8 +882,8 @@ def test_of_the_same_id_the_last_stands_and_contents_are_right(made, toy, seed):
     assert report.seen == 900
     last: dict[str, Item] = {}
     payloads: dict[str, dict[str, int]] = {}
-    for start in range(0, 900, 128):
-        chunk = {item.id: item for item in items[start : start + 128]}
+    for start in range(0, 900, CHUNK):
+        chunk = {item.id: item for item in items[start : start + CHUNK]}
         for record, item in chunk.items():
             if item.picture != b"broken":
                 last[record], payloads[record] = item, {**payloads.get(record, {}), **item.payload}
@@ -1011,9 +1012,9 @@ def test_an_encoder_that_breaks_stops_the_job_and_leaves_nothing_running(photos,
     photos._holding.encoder = Breaking()
     with pytest.raises(RuntimeError, match="the weights are gone"):
         photos.add(pictures, progress=False)
-    assert photos.count() == 128
+    assert photos.count() == 200 // CHUNK * CHUNK
     photos._holding.encoder = toy
-    assert photos.add(pictures, progress=False).added == 472
+    assert photos.add(pictures, progress=False).added == 600 - 200 // CHUNK * CHUNK
 
 
 SCRIPT = """
@@ -1041,7 +1042,7 @@ def test_a_job_that_is_stopped_leaves_no_process_and_adding_again_goes_on(toy, t
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert job.stdout.readline() == "128\n"
+    assert job.stdout.readline() == f"{CHUNK}\n"
     decoders = children(job.pid)
     assert decoders, "some pictures are decoded in other processes"
     job.send_signal(sent)
@@ -1055,7 +1056,7 @@ def test_a_job_that_is_stopped_leaves_no_process_and_adding_again_goes_on(toy, t
         assert errors.strip().endswith("KeyboardInterrupt")
     with pixdex.open(url, encoder=toy) as photos:
         there = photos.count()
-        assert there >= 128
+        assert there >= CHUNK
         report = photos.add(root, progress=False)
         assert (report.added, report.unchanged, report.quarantined) == (600 - there, there, ())
         assert photos.count() == 600

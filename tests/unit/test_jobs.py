@@ -15,8 +15,9 @@ import pytest
 import toys
 
 import pixdex
+from pixdex import _syncing
 from pixdex import journal as journals
-from pixdex.errors import ConfigError, InvalidImage, StoreLocked
+from pixdex.errors import ConfigError, InvalidImage, StoreLocked, SyncRefused
 from pixdex.index import ImageIndex
 from pixdex.jobs import Job
 from pixdex.pictures import content_hash
@@ -96,6 +97,46 @@ def test_files_that_look_as_they_did_are_not_read_again(
     report = index.add(pictures, job=Job())
     assert [path.name for path in read] == ["01.png"]
     assert (report.added, report.unchanged) == (1, 4)
+
+
+@pytest.mark.parametrize("what", ["vanishes", "changes"])
+def test_a_file_that_vanishes_or_changes_while_it_is_added_is_right_the_next_time(
+    index: ImageIndex, url: str, pictures: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    import pixdex._hashing as hashing
+
+    index.add(pictures, job=Job())
+    real = hashing.content_hash
+    toys.write(pictures / "01.png", 70)
+
+    def meanwhile(picture: Path, *rest: object) -> str:
+        if what == "vanishes":
+            (pictures / "01.png").unlink()
+        found = real(picture, *rest)  # type: ignore[arg-type]
+        if what == "changes":
+            toys.write(pictures / "01.png", 71)
+        return found
+
+    monkeypatch.setattr(hashing, "content_hash", lambda p, *r: (meanwhile if p.name == "01.png" else real)(p, *r))
+    report = index.add(pictures, job=Job(sync=True))
+    assert (report.unchanged, report.removed, len(report.quarantined)) == (4, 0, int(what == "vanishes"))
+    monkeypatch.undo()
+    index.add(pictures, job=Job(sync=True))
+    found = toys.payloads(index)
+    if what == "vanishes":
+        assert "pics/01.png" not in found
+        assert statuses(url)["pics/01.png"] == "removed"
+    else:
+        assert found["pics/01.png"]["content"] == content_hash(pictures / "01.png")
+        assert index.search(pictures / "01.png", k=1)[0].id == "pics/01.png"
+
+
+def test_a_file_that_is_damaged_later_keeps_its_record(index: ImageIndex, pictures: Path) -> None:
+    index.add(pictures, job=Job())
+    (pictures / "01.png").write_bytes((pictures / "01.png").read_bytes()[:40])
+    report = index.add(pictures, job=Job(sync=True))
+    assert (report.unchanged, report.removed, len(report.quarantined)) == (4, 0, 1)
+    assert index.count() == 5
 
 
 def test_without_a_job_there_is_no_journal(index: ImageIndex, url: str, pictures: Path) -> None:
@@ -189,6 +230,113 @@ def test_sync_of_an_empty_folder_removes_nothing(index: ImageIndex, pictures: Pa
     assert index.count() == 5
 
 
+@pytest.fixture
+def albums(tmp_path: Path) -> Path:
+    """A folder of 60 pictures: 30 in ``a``, 20 in ``b/deep``, 10 beside these."""
+    folder = tmp_path / "albums"
+    for number in range(60):
+        inner = "a" if number < 30 else "b/deep" if number < 50 else "."
+        toys.write(folder / inner / f"{number:02}.png", number)
+    return folder
+
+
+def test_a_sync_that_would_remove_much_removes_nothing_and_says_what_is_gone(
+    index: ImageIndex, url: str, albums: Path
+) -> None:
+    index.add(albums, job=Job())
+    shutil.rmtree(albums / "a")  # as a drive that is gone with its mount point
+    toys.write(albums / "new.png", 99)
+    with pytest.raises(SyncRefused) as refused:
+        index.add(albums, job=Job(sync=True))
+    said = str(refused.value)
+    assert said.startswith(
+        "sync would remove 30 of the 61 records of these folders, where 20 may go; nothing was removed"
+    )
+    assert f"Gone from {albums / 'a'} (30), such as albums/a/00.png" in said
+    assert "--remove-at-most 1 (remove_at_most=1)" in said
+    assert len(refused.value.gone) == 30
+    assert index.count() == 61  # and what is new is there
+    assert "removed" not in statuses(url).values()
+    assert index.add(albums, job=Job(sync=True, remove_at_most=0.5)).removed == 30
+    assert index.count() == 31
+
+
+def test_twenty_records_and_a_share_may_always_go(index: ImageIndex, albums: Path) -> None:
+    index.add(albums, job=Job())
+    shutil.rmtree(albums / "b")
+    assert index.add(albums, job=Job(sync=True)).removed == 20
+
+
+def test_what_has_moved_is_not_missed(index: ImageIndex, albums: Path) -> None:
+    index.add(albums, job=Job())
+    (albums / "a").rename(albums / "renamed")
+    report = index.add(albums, job=Job(sync=True))
+    assert (report.reused, report.removed) == (30, 30)
+
+
+def test_a_folder_that_is_empty_now_is_told_whatever_share_it_is(index: ImageIndex, albums: Path) -> None:
+    index.add(albums, job=Job())
+    for path in (albums / "a").iterdir():
+        path.unlink()
+    with pytest.raises(
+        SyncRefused, match=r"from a folder that is empty now, as where a drive is not mounted.*a \(30\)"
+    ):
+        index.add(albums, job=Job(sync=True, remove_at_most=0.9))
+    assert index.add(albums, job=Job(sync=True, remove_at_most=1)).removed == 30
+
+
+def test_a_drive_that_was_mounted_and_is_not_any_more_keeps_its_records(
+    index: ImageIndex, albums: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drives = {albums / "b"}
+    monkeypatch.setattr(_syncing, "_mounted", lambda folder: folder in drives)
+    index.add(albums, job=Job(sync=True))
+    shutil.rmtree(albums / "b" / "deep")
+    drives.clear()
+    with pytest.raises(SyncRefused, match=r"from where a drive was mounted before, and none is now.*albums/b"):
+        index.add(albums, job=Job(sync=True))  # though it is few enough
+    assert index.count() == 60
+    drives.add(albums / "b")
+    assert index.add(albums, job=Job(sync=True)).removed == 20  # it is there, and they are deleted
+
+
+def test_what_another_machine_added_from_such_a_path_stays(
+    index: ImageIndex, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add(pictures, job=Job(sync=True))
+    monkeypatch.setenv("PIXDEX_STATE", str(tmp_path / "other machine"))
+    theirs = toys.write(pictures / "theirs.png", 50)
+    index.add(pictures, job=Job())
+    monkeypatch.undo()
+    theirs.unlink()
+    (pictures / "00.png").unlink()
+    report = index.add(pictures, job=Job(sync=True))
+    assert report.removed == 1
+    assert "1 records of files that are not there stay, such as pics/theirs.png" in report.notices[-1]
+    assert "pics/theirs.png" in toys.payloads(index)
+    monkeypatch.setenv("PIXDEX_STATE", str(tmp_path / "no journal yet"))  # as in a container: all that is known is here
+    assert index.add(pictures, job=Job(sync=True)).removed == 1
+
+
+def test_an_alias_and_its_collection_are_added_to_by_one_job_at_a_time(
+    index: ImageIndex, url: str, pictures: Path, encoder: toys.ToyEncoder
+) -> None:
+    index.add(pictures, job=Job())
+    index.collection.alias("current")
+    with pixdex.open(f"{url}#current", encoder=encoder) as other:
+        assert other.add(pictures, job=Job()).unchanged == 5
+
+        class Nested:
+            label = "nested"
+
+            def read(self) -> bytes:
+                with pytest.raises(StoreLocked, match=rf"pid {os.getpid()}"):
+                    index.add(pictures, job=Job())
+                return toys.png(70)
+
+        assert other.add(iter([Nested()]), job=Job()).added == 1  # type: ignore[list-item]
+
+
 def test_sync_takes_whole_folders(index: ImageIndex, pictures: Path) -> None:
     for given in (pictures / "00.png", [pictures, pictures / "00.png"], iter([pictures]), pictures / "*.png"):
         with pytest.raises(ConfigError, match="give folders only"):
@@ -279,6 +427,8 @@ def test_settings_that_contradict_each_other() -> None:
         Job(on_duplicate="drop")
     with pytest.raises(ConfigError, match="max_failures is -1"):
         Job(max_failures=-1)
+    with pytest.raises(ConfigError, match=r"remove_at_most is 20: a share"):
+        Job(sync=True, remove_at_most=20)
 
 
 def test_by_the_shell(tmp_path: Path, pictures: Path) -> None:
@@ -294,7 +444,7 @@ def test_by_the_shell(tmp_path: Path, pictures: Path) -> None:
     assert "broken.png" in shown.stdout
     assert "5 added, 1 failed" in shown.stderr
     (pictures / "broken.png").unlink()
-    synced = run("add", url, str(pictures), "--sync", "--json")
+    synced = run("add", url, str(pictures), "--sync", "--remove-at-most", "0.5", "--json")
     assert orjson.loads(synced.stdout)["unchanged"] == 5
     rows = orjson.loads(run("journal", url, "--which", "all", "--json").stdout)
     assert rows["counts"] == {"removed": 1, "unchanged": 5}

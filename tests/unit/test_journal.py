@@ -144,12 +144,45 @@ def test_a_journal_without_inodes_goes_on(file: Path) -> None:
     with Journal(file, encoder="toy") as journal:
         journal.record([entry("p", stamp=Stamp(3, 0, 0), at=1e6)])
     db = sqlite3.connect(file)
-    db.executescript("ALTER TABLE pictures DROP COLUMN inode; PRAGMA user_version = 1")
+    db.executescript("ALTER TABLE pictures DROP COLUMN inode; DROP TABLE mounts; PRAGMA user_version = 1")
     db.close()
     with Journal(file, encoder="toy") as journal:
         assert journal.known("p", Stamp(3, 0, 0)) is None  # read once more
         journal.record([entry("p", stamp=Stamp(3, 0, 0), at=1e6)])
         assert journal.known("p", Stamp(3, 0, 0)) == "c-p"
+
+
+def test_a_journal_that_was_damaged_is_named_and_no_pictures_fault(file: Path) -> None:
+    with Journal(file, encoder="toy") as journal:
+        journal.record([entry(f"p{n:05}", stamp=Stamp(3, 0, 0), at=1e6) for n in range(5000)])
+    data = bytearray(file.read_bytes())
+    data[4096 * 4 : -4096] = b"x" * (len(data) - 4096 * 5)
+    file.write_bytes(bytes(data))
+    with Journal(file, encoder="toy") as journal:
+        assert journal.known("p02500", Stamp(3, 0, 0)) is None
+        for use in (
+            lambda: journal.record([entry("p02500")]),
+            lambda: journal.seen([f"p{n:05}" for n in range(5000)]),
+            lambda: list(journal.entries()),
+        ):
+            with pytest.raises(ConfigError, match="is not a journal that can be read .*: remove it"):
+                use()
+    with pytest.raises(ConfigError, match="remove it"):
+        read(file)
+
+
+def test_it_knows_what_it_has_met_and_where_drives_were(file: Path, tmp_path: Path) -> None:
+    with Journal(file, encoder="toy") as journal:
+        assert not journal.kept_before
+        journal.record([entry("a"), entry("b", Status.REMOVED)])
+        assert journal.met(["a", "b", "c"]) == {"a"}
+        journal.keep_mounts([tmp_path], [str(tmp_path / "one"), str(tmp_path / "two")])
+        journal.keep_mounts([tmp_path / "two"], [])  # another folder: only what is in it is looked at
+        assert journal.mounts() == [str(tmp_path / "one")]
+    with Journal(file, encoder="toy") as journal:
+        assert journal.kept_before
+        assert journal.seen(["a"]) == set()
+        assert journal.met(["a"]) == {"a"}
 
 
 def test_a_journal_of_a_newer_pixdex_is_refused(file: Path) -> None:

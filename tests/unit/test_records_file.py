@@ -139,6 +139,47 @@ def test_a_damaged_payload_is_told(file, tmp_path, payload):
     assert "is damaged" in store.verify("main", timeout=None)[0].what
 
 
+@pytest.mark.parametrize("status", [None, "ok", "unusable"])
+def test_a_record_without_an_id_is_told_and_a_picture_that_could_not_be_used_has_none(file, tmp_path, status):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    file.upsert("main", batch(a=1, b=2, c=3), timeout=None)
+    file.settle("main", timeout=None)
+    path = tmp_path / "x.parquet"
+    with parquet.ParquetFile(path) as opened:
+        table = opened.read().replace_schema_metadata(opened.metadata.metadata)
+    ids = pa.array([None if record == "b" else record for record in table.column("id").to_pylist()])
+    table = table.set_column(0, "id", ids)
+    if status is not None:
+        said = ["ok" if record.is_valid else status for record in ids]
+        table = table.append_column("status", pa.array(said))
+    parquet.write_table(table, path)
+    store = RecordsFile(path)
+    if status == "unusable":
+        assert held(store) == {"a": 1, "c": 3}
+        return
+    with pytest.raises(
+        ConfigError, match=r"x\.parquet: row 1, the first being 0, has no id: give it one, or leave it out"
+    ):
+        store.count("main", None, timeout=None)
+
+
+def test_records_are_added_to_what_encode_wrote(tmp_path):
+    from pixdex.report import Quarantined
+    from pixdex.vectors_file import Writer
+
+    path = tmp_path / "x.parquet"
+    with Writer(path, SPEC) as writer:
+        writer.write(Batch(("a", "b"), {"image": np.array([[1, 1], [2, 1]], np.float32)}, ({"n": 1}, {"n": 2})))
+        writer.write_unusable([Quarantined("c.jpg", "is no picture")])
+        writer.finish()
+    store = RecordsFile(path)
+    store.upsert("main", batch(b=5, d=4), timeout=None)
+    store.settle("main", timeout=None)
+    assert held(RecordsFile(path)) == {"a": 1, "b": 5, "d": 4}
+
+
 def test_an_empty_collection_is_a_file_too(file, tmp_path):
     assert held(file) == {}
     file.settle("main", timeout=None)

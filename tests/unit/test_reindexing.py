@@ -118,12 +118,20 @@ def contents(url: str) -> dict[str, Any]:
         connector.close()
 
 
-def encoder_of(url: str) -> str | None:
+def spec_of(url: str) -> pixdex.Spec:
     connector, name = connect(url)
     try:
-        return Collection.open(connector, name).spec.encoder
+        return Collection.open(connector, name).spec
     finally:
         connector.close()
+
+
+def encoder_of(url: str) -> str | None:
+    return spec_of(url).encoder
+
+
+def fed_from(url: str) -> str | None:
+    return spec_of(url).fed_from
 
 
 # --- meanwhile --------------------------------------------------------------------------------------------------------
@@ -238,6 +246,73 @@ def test_what_is_written_in_the_instant_of_the_switch_is_brought_along(
         assert index.search(str(pictures / "07.png"), k=1)[0].id == "pics/07.png"
 
 
+def test_what_is_undone_in_the_instant_of_the_switch_stays_undone(
+    any_store: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record written before it and deleted after it does not come back; one deleted before it and added again after it stays."""
+    live = made(any_store, pictures)
+    late = [toys.write(tmp_path / f"{name}.png", 70 + n) for n, name in enumerate(("stale", "fresh", "found"))]
+    real, reports = Collection.alias, []
+
+    def switched(self: Collection, alias: str) -> None:
+        monkeypatch.setattr(Collection, "alias", real)
+        with pixdex.open(live, encoder="toy:48") as stale:
+            stale.add(late, source="x", fields={"note": "late"}, progress=False)
+            stale.delete(["pics/03.png", "pics/04.png"])
+            real(self, alias)
+            stale.delete("x/stale.png")
+        with pixdex.open(live) as fresh:
+            fresh.delete("x/fresh.png")
+            fresh.delete(F.ids(["x/found.png"]) | (F.content == "none"))
+            reports.append(fresh.add(pictures / "03.png", source="pics", progress=False))
+
+    monkeypatch.setattr(Collection, "alias", switched)
+    report = reindex(live, encoder=Turned(), options=QUICK)
+    assert report.alias == "live"
+    assert (reports[0].reused, reports[0].added) == (1, 0)
+    pics = {f"pics/{n:02}.png" for n in range(12)}
+    assert contents(live).keys() == pics - {"pics/04.png"}
+    with pixdex.open(live) as index:
+        assert index.add(pictures / "03.png", source="pics", progress=False).unchanged == 1
+        index.delete("pics/05.png")
+    assert "pics/05.png" in contents(f"{any_store}#v1")  # which is as it was from then on
+
+    def back(self: Collection, alias: str) -> None:
+        monkeypatch.setattr(Collection, "alias", real)
+        with pixdex.open(live) as index:
+            index.add(late[:1], source="x", progress=False)
+            real(self, alias)
+            index.delete("x/stale.png")
+
+    monkeypatch.setattr(Collection, "alias", back)
+    assert rollback(live, catch_up=True).back == "v1"
+    assert contents(live).keys() == pics - {"pics/04.png", "pics/05.png"}
+
+
+def test_a_clock_that_is_set_back_meanwhile_loses_nothing(
+    live: str, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, file = _reindex_running.compared, toys.write(tmp_path / "late.png", 70)
+
+    def written(*args: Any, **options: Any) -> Any:
+        with monkeypatch.context() as patch, pixdex.open(f"{store}#v1", encoder="toy:48") as old:
+            patch.setattr(Collection, "_next_revs", lambda *_: time.time_ns() // 1000 - 3_600_000_000)
+            old.add(file, source="x", progress=False)
+        return real(*args, **options)
+
+    monkeypatch.setattr(_reindex_running, "compared", written)
+    assert reindex(live, encoder=Turned(), options=QUICK).alias == "live"
+    assert "x/late.png" in contents(live)
+
+
+def test_a_rate_is_kept_until_the_switch(live: str) -> None:
+    with pytest.raises(ConfigError, match="rate"):
+        Options(rate=0)
+    report = reindex(live, encoder=Turned(), options=Options(rate=20, overlap=5.0))
+    assert report.alias == "live"
+    assert report.seconds >= 12 / 20
+
+
 def test_a_handle_goes_on_with_the_alias_unless_its_encoder_was_given(live: str, pictures: Path) -> None:
     with pixdex.open(live) as free, pixdex.open(live, encoder="toy:48") as bound:
         reindex(live, encoder=Turned(), options=QUICK)
@@ -304,12 +379,14 @@ def test_stopped_around_the_switch_the_same_call_ends_it(
             reindex(live, encoder=Turned(), options=QUICK)
     switched = verb != "alias"
     assert encoder_of(live) == ("turned:48" if switched else "toy:48")
+    assert fed_from(live) == ("v1" if switched else None)
     with pixdex.open(f"{store}#v1", encoder="toy:48") as old:
         old.add(toys.write(tmp_path / "late.png", 70), source="x", progress=False)
         old.delete("pics/02.png")
     report = reindex(live, encoder=Turned(), options=QUICK)
     assert report.alias == "live"
     assert contents(live).keys() == contents(f"{store}#v1").keys()
+    assert fed_from(live) is None
     assert "already" in " ".join(reindex(live, encoder=Turned(), options=QUICK).notices)
 
 
@@ -410,6 +487,9 @@ def test_two_jobs_and_collections_of_others(live: str, store: str) -> None:
     with pytest.raises(AlreadyExists, match="--into"):
         reindex(live, encoder=Turned(), options=Options(into="next"))
     assert contents(f"{store}#next").keys() == {"mine"}
+    for taken, what in (("live", "an alias"), ("v1", "is read")):
+        with pytest.raises(ConfigError, match=f"{what}.*--into"):
+            reindex(live, encoder=Turned(), options=Options(into=taken))
 
 
 def test_a_collection_that_was_used_before_is_not_overwritten(live: str) -> None:
@@ -473,6 +553,10 @@ def test_by_labels_only_what_is_no_worse_takes_over(store: str, tmp_path: Path) 
     live = labelled(store, tmp_path)
     with pytest.raises(ConfigError, match="--label"):
         Options(only_if_better=True)
+    new = Turned()
+    with pytest.raises(ConfigError, match="motif"):
+        reindex(live, encoder=new, options=Options(label="motive"))
+    assert new.total == 0
     asked = Options(label="motif", only_if_better=True, overlap=5.0)
     report = reindex(live, encoder=Blind(), options=asked)
     assert report.compared is not None
@@ -578,7 +662,9 @@ def test_a_head_on_top_needs_no_picture(store: str, pictures: Path) -> None:
 # --- from the shell ---------------------------------------------------------------------------------------------------
 
 
-def test_the_commands_say_what_they_did(live: str, store: str, pictures: Path) -> None:
+def test_the_commands_say_what_they_did(live: str, store: str, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(os, "nice", steps.append)
     run = CliRunner().invoke
     assert run(cli.app, ["reindex", live]).exit_code == 2
     done = run(cli.app, ["reindex", live, "-e", "turned:48", "--json"])
@@ -587,6 +673,7 @@ def test_the_commands_say_what_they_did(live: str, store: str, pictures: Path) -
     assert report["alias"] == "live"
     back = run(cli.app, ["rollback", live])
     assert "names v1 again" in back.stdout
+    assert steps == [10]
     assert run(cli.app, ["rollback", live, "--to", report["new"], "--catch-up"]).exit_code == 0
     assert "dropped v1" in run(cli.app, ["reindex", live, "--drop-old", "--yes"]).stderr
     (pictures / "01.png").unlink()

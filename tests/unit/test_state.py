@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pixdex._state import job_file, locked, normal, state_folder
+from pixdex import _state
+from pixdex._state import address_now, job_file, locked, normal, state_folder
+from pixdex.connectors.memory import MemoryConnector
 from pixdex.errors import ConfigError, StoreLocked
 
 
@@ -61,3 +64,32 @@ def test_one_at_a_time(tmp_path):
         assert "StoreLocked" in other.stderr
     with locked(file):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_nothing_can_be_locked_the_remedy_is_told(number, tmp_path, monkeypatch):
+    def refused(handle):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(_state, "_taken", refused)  # as on a network drive
+    with pytest.raises(
+        ConfigError, match="cannot be locked .*let PIXDEX_STATE name a folder on a disk of this machine"
+    ):
+        locked(tmp_path / "job").__enter__()
+
+
+def test_a_full_disk_is_no_reason_not_to_lock(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(_state.os, "write", full)
+    with locked(tmp_path / "job"), pytest.raises(StoreLocked, match="another process"):
+        locked(tmp_path / "job").__enter__()
+
+
+def test_an_alias_has_the_address_of_its_collection():
+    store = MemoryConnector()
+    store.aliases = lambda *, timeout: {"photos": "photos-2"}
+    for name in ("photos", "photos-2"):
+        assert address_now(f"qdrant://host/{name}", store, name) == "qdrant://host#photos-2"
+    assert address_now("qdrant://host/other", store, "other") == "qdrant://host#other"

@@ -219,7 +219,7 @@ def begun(tmp_path: Path) -> list[np.ndarray]:
 def test_an_interrupted_encode_goes_on_and_leads_to_the_same_file(begun, tmp_path):
     toy = toys.ToyEncoder()
     report = encode(begun, tmp_path / "v.parquet", encoder=toy, fields={"year": 2020})
-    assert report.unchanged >= 128
+    assert report.unchanged >= 64
     assert report.added + report.unchanged == 400
     assert toy.total == report.added
     encode(begun, tmp_path / "whole.parquet", encoder=toys.ToyEncoder(), fields={"year": 2020})
@@ -247,7 +247,7 @@ def test_what_was_begun_otherwise_is_refused_and_stays(begun, tmp_path, other, m
         (ConfigError, FingerprintMismatch), match=r"v\.parquet\.partial " + message + ".* remove it to begin anew"
     ):
         encode(begun, tmp_path / "v.parquet", **{**asked, **other})
-    assert encode(begun, tmp_path / "v.parquet", **asked).unchanged >= 128
+    assert encode(begun, tmp_path / "v.parquet", **asked).unchanged >= 64
 
 
 def test_other_pictures_are_not_gone_on_with(begun, tmp_path):

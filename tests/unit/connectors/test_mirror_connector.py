@@ -13,6 +13,7 @@ import pytest
 
 import pixdex
 from pixdex import Batch, Collection, F
+from pixdex._state import job_file
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.connectors.mirror import Mirror
 from pixdex.errors import AccessDenied, ConfigError, FingerprintMismatch, PartialWrite, StoreTimeout, StoreUnavailable
@@ -89,6 +90,18 @@ def test_a_second_store_that_is_away_disturbs_nobody_and_catches_up(
         == set(ids(photos.connector, "photos"))
         == {"r1", "r2", "r3", "r4", "r5", "r11", "r12"}
     )
+
+
+def test_a_second_store_that_stays_away_is_told_once(
+    photos: Collection, mirror: Mirror, second: Shaky, caplog: pytest.LogCaptureFixture
+) -> None:
+    for away in (True, False, True):
+        second.away = away
+        for _ in range(3):
+            photos.count()
+            mirror.comparison()
+    assert mirror.comparison().failed == 6
+    assert caplog.text.count("failed to answer count: it is away") == 2
 
 
 @pytest.mark.parametrize("what", ["payload", "vector", "gone", "more"])
@@ -188,19 +201,57 @@ def raising(error: Exception) -> Any:
     raise error
 
 
-def test_ids_are_not_remembered_without_bound_and_an_end_behind_is_told(
-    photos: Collection, mirror: Mirror, second: Shaky, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_an_end_behind_is_told(
+    photos: Collection, mirror: Mirror, second: Shaky, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pixdex.connectors.mirror._REMEMBERED", 3)
     second.away = True
     for start in (10, 20, 30):
         photos.upsert(records(3, start=start))
-    assert mirror.comparison().unwritten == 9
-    second.away = False
-    photos.flush()
-    assert mirror.comparison().unwritten == 6
+    photos.upsert(records(3, start=30))  # those are behind already
     mirror.close()
-    assert "6 records behind: bring it level with pixdex copy" in caplog.text
+    assert mirror.comparison().unwritten == 9
+    assert "9 records behind" in caplog.text
+
+
+class Killed(BaseException):
+    """The end of a program."""
+
+
+def test_what_the_second_missed_is_known_after_a_restart(
+    second: Shaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = MemoryConnector()
+    photos = Collection.create(Mirror(first, second, missed=tmp_path / "missed"), "photos", SPEC)
+    second.away = True
+    photos.upsert(records(3))
+    photos.delete(["r1"])
+    photos = Collection.open(Mirror(first, second, missed=tmp_path / "missed"), "photos")  # after a kill
+    assert photos.connector.comparison().unwritten == 3  # type: ignore[attr-defined]
+    second.away = False
+    monkeypatch.setattr(second, "upsert", lambda *_, timeout: raising(Killed()))  # between the two stores
+    with pytest.raises(Killed):
+        photos.upsert(records(2, start=10))
+    monkeypatch.undo()
+    mirror = Mirror(first, second, missed=tmp_path / "missed")
+    Collection.open(mirror, "photos").flush()
+    assert set(ids(second, "photos")) == set(ids(first, "photos")) == {"r0", "r2", "r10", "r11"}
+    assert mirror.comparison().unwritten == 0
+    mirror.close()
+
+
+def test_a_file_that_remembers_nothing_fails_no_write(
+    second: Shaky, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "missed").write_bytes(b"x" * 5000)
+    mirror = Mirror(MemoryConnector(), second, missed=tmp_path / "missed")
+    photos = Collection.create(mirror, "photos", SPEC)
+    photos.upsert(records(2))
+    assert "known to this program only" in caplog.text
+    mirror._missed._db.close()
+    photos.upsert(records(2))
+    assert "cannot be remembered" in caplog.text
+    assert second.count("photos", None, timeout=None) == photos.count() == 2
+    mirror.close()
 
 
 def test_closing_does_not_ask_again(photos: Collection, mirror: Mirror, second: Shaky) -> None:
@@ -264,6 +315,7 @@ def test_by_address_with_pictures(tmp_path: Path) -> None:
         assert len(index.search(picture)) == 1
     with pixdex.open(f"pq://{other}#copied") as index:
         assert index.count() == 1
+    assert job_file("mirror", f"pq://{first}", f"pq://{other}#copied").exists()
 
 
 def test_addresses_that_make_no_mirror(tmp_path: Path) -> None:

@@ -1,0 +1,220 @@
+"""Annotations in the form of COCO: ``images``, ``annotations``, ``categories`` in one JSON object, whatever its size.
+
+https://cocodataset.org/#format-data. The file is mapped and cut into the members of these lists, which are read one by one, so
+that memory does not grow with it; images and annotations are joined in a database beside it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+
+from pixdex._scratch import scratch
+from pixdex.errors import ConfigError
+
+__all__ = ["Annotated", "Coco", "members"]
+
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{}]', re.DOTALL)
+"""Text as a whole, since what stands in it opens and closes nothing."""
+_CLOSES = {b"]": b"[", b"}": b"{"}
+_OPENS = frozenset(_CLOSES.values())
+_LISTS = frozenset({"images", "annotations", "categories"})
+_MAX_MEMBER = 64 << 20
+_NO = "is no COCO file: one is a JSON object with images, annotations and categories"
+_TABLES = """
+CREATE TABLE images (id TEXT PRIMARY KEY, file TEXT);
+CREATE TABLE annotations (image TEXT, category TEXT, area REAL);
+CREATE TABLE refused (row TEXT, why TEXT);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Annotated:
+    """A picture, the file it is, and the names of its categories, each once, in the order of its annotations."""
+
+    id: str
+    file: str | None
+    categories: tuple[str, ...]
+
+
+class Coco:
+    """A COCO file. A context; it is read when it is entered.
+
+    Raises:
+        ConfigError: it is no such file, or ends early.
+        StoreFull: no room for temporary files.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._db = stack.enter_context(scratch(_TABLES))
+            self._read()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def refused(self) -> Iterator[tuple[str, str]]:
+        """What cannot be used: which image or annotation, and why."""
+        yield from self._db.execute("SELECT row, why FROM refused ORDER BY rowid")
+        rows = self._db.execute(
+            "SELECT a.rowid, a.image FROM annotations a LEFT JOIN images i ON a.image = i.id WHERE i.id IS NULL ORDER BY a.rowid"
+        )
+        for number, image in rows:
+            yield f"annotation {number}", f"it is of image {image}, which the file does not have"
+
+    def pictures(self, *, largest: bool) -> Iterator[Annotated]:
+        """Every image of the file, those without an annotation too. ``largest``: of several annotations that with the largest
+        area alone, the first of such; those of crowds only where there is no other.
+        """
+        order = "a.area DESC, a.rowid" if largest else "a.rowid"
+        rows = self._db.execute(
+            "SELECT i.id, i.file, a.category FROM images i LEFT JOIN annotations a ON a.image = i.id "  # noqa: S608 - of two
+            f"ORDER BY i.rowid, {order}"
+        )
+        for (image, file), of_image in groupby(rows, key=lambda row: row[:2]):
+            names = dict.fromkeys(name for _, _, name in of_image if name is not None)
+            yield Annotated(image, file, tuple(names)[:1] if largest else tuple(names))
+
+    # --- reading ---
+
+    def _read(self) -> None:
+        try:
+            if not self._path.stat().st_size:
+                raise ConfigError(f"{self._path} is empty")
+            with self._path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                self._take(data)
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be read: {error.strerror or error}") from error
+
+    def _take(self, data: mmap.mmap) -> None:
+        categories: dict[str, str] = {}
+        there: set[str] = set()
+        self._db.execute("BEGIN")
+        for number, (key, raw) in enumerate(members(data, self._path), 1):
+            there.add(key)
+            if raw is None:
+                continue
+            try:
+                found = orjson.loads(raw)
+            except orjson.JSONDecodeError as error:
+                self._refuse(f"{key}, member {number}", f"not JSON: {error}")
+                continue
+            if key == "images":
+                self._image(found)
+            elif key == "annotations":
+                self._annotation(found)
+            elif (token := _token(found.get("id"))) is not None and isinstance(found.get("name"), str):
+                categories[token] = found["name"].strip()
+        self._db.execute("COMMIT")
+        missing = sorted(_LISTS - there)
+        if missing:
+            raise ConfigError(f"{self._path} {_NO}; there is no list {', '.join(map(repr, missing))}")
+        self._name(categories)
+        self._db.execute("CREATE INDEX by_image ON annotations (image)")
+
+    def _image(self, found: Mapping[str, Any]) -> None:
+        token, file = _token(found.get("id")), found.get("file_name")
+        if token is None:
+            self._refuse(f"an image {file!r:.80}", "it has no id")
+            return
+        file = file.strip() if isinstance(file, str) and file.strip() else None
+        done = self._db.execute("INSERT OR IGNORE INTO images VALUES (?, ?)", (token, file))
+        if not done.rowcount:
+            self._refuse(f"image {token}", "this id stands twice")
+
+    def _annotation(self, found: Mapping[str, Any]) -> None:
+        image, category = _token(found.get("image_id")), _token(found.get("category_id"))
+        if image is None or category is None:
+            self._refuse(f"annotation {found.get('id')!r:.40}", "it has no image_id or no category_id")
+            return
+        row = (image, category, -1.0 if found.get("iscrowd") else _area(found))
+        self._db.execute("INSERT INTO annotations VALUES (?, ?, ?)", row)
+
+    def _name(self, categories: Mapping[str, str]) -> None:
+        """Put the names of categories in place of their ids."""
+        self._db.execute("CREATE TABLE names (id TEXT PRIMARY KEY, name TEXT)")
+        self._db.executemany("INSERT INTO names VALUES (?, ?)", categories.items())
+        self._db.execute(
+            "INSERT INTO refused SELECT 'annotation ' || rowid, 'its category ' || category || ' is none of the file''s' "
+            "FROM annotations WHERE category NOT IN (SELECT id FROM names)"
+        )
+        self._db.execute("DELETE FROM annotations WHERE category NOT IN (SELECT id FROM names)")
+        self._db.execute("UPDATE annotations SET category = (SELECT name FROM names WHERE id = category)")
+
+    def _refuse(self, row: str, why: str) -> None:
+        self._db.execute("INSERT INTO refused VALUES (?, ?)", (row, why))
+
+
+def _token(value: Any) -> str | None:
+    """An id as text: some tools write numbers, others text."""
+    return str(value) if isinstance(value, int | str) and not isinstance(value, bool) else None
+
+
+def _area(found: Mapping[str, Any]) -> float:
+    """Of the box; of the outline where there is no box. What has neither covers nothing."""
+    box = found.get("bbox")
+    if isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box):
+        return abs(float(box[2]) * float(box[3]))
+    area = found.get("area")
+    return float(area) if isinstance(area, int | float) else 0.0
+
+
+def members(data: mmap.mmap | bytes, path: Path) -> Iterator[tuple[str, bytes | None]]:
+    """The objects in ``images``, ``annotations`` and ``categories``, each with the name of its list; None once for each list.
+
+    Raises:
+        ConfigError: it is no JSON object, or ends early.
+    """
+    key = name = ""
+    start = 0
+    for depth, token, begin, end in _tokens(data, path):
+        if depth == 0:
+            if token == b"[" or (token == b"{" and data[:begin].strip(b" \t\r\n\xef\xbb\xbf")):
+                raise ConfigError(f"{path} {_NO}")
+        elif depth == 1 and token[:1] == b'"':
+            name = token[1:-1].decode(errors="replace")  # of a key, or of a text, which no list follows
+        elif depth == 1:
+            key = name if token == b"[" and name in _LISTS else ""
+            if key:
+                yield key, None
+        elif depth == 2 and key and token == b"{":
+            start = begin
+        elif depth == 2 and key and token == b"}":
+            if end - start > _MAX_MEMBER:
+                raise ConfigError(f"{path}: one of its {key} takes more than {_MAX_MEMBER >> 20} MB")
+            yield key, data[start:end]
+    if not name:
+        raise ConfigError(f"{path} {_NO}")
+
+
+def _tokens(data: mmap.mmap | bytes, path: Path) -> Iterator[tuple[int, bytes, int, int]]:
+    """Each text and bracket: how many brackets are open around it, itself, where it begins and ends."""
+    opened: list[bytes] = []
+    for found in _TOKEN.finditer(data):
+        token = found[0]
+        if token in _CLOSES and (not opened or opened.pop() != _CLOSES[token]):
+            raise ConfigError(f"{path} is no JSON: byte {found.start()} closes what was not opened")
+        if token == b'"':
+            raise ConfigError(f"{path} ends early, within a text: fetch it again")
+        yield len(opened), token, found.start(), found.end()
+        if token in _OPENS:
+            opened.append(token)
+    if opened:
+        raise ConfigError(f"{path} ends early: fetch it again")
