@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 import orjson
@@ -150,10 +151,13 @@ class _Edge:
             self._shard = edge.EdgeShard.load(str(place))
 
     def write(self, batch: Batch, number: int) -> None:
+        del number
         edge = self._edge
         points = [
-            edge.Point(number + row, {"image": vector}, payload)
-            for row, (vector, payload) in enumerate(zip(batch.vectors["image"].tolist(), _plain(batch), strict=True))
+            edge.Point(
+                str(uuid5(NAMESPACE_URL, record)), {"image": vector}, {**payload, "id": record}
+            )  # ids are UUIDs there
+            for record, vector, payload in zip(batch.ids, batch.vectors["image"].tolist(), _plain(batch), strict=True)
         ]
         self._shard.update(edge.UpdateOperation.upsert_points(points))
 
@@ -229,9 +233,14 @@ class _Milvus:
                 return
             yield len([(row["id"], orjson.loads(row["payload"]), row["tokens"], row["image"]) for row in found])
 
+    def flush(self) -> None:
+        """What a copy ends with: Lite writes files for it, in this process."""
+        self._client.flush("raw")
+
     def count(self) -> None:
-        """What a copy asks besides, to compare: Lite reads rows for it."""
-        self._client.query("raw", filter="stock >= 100", output_fields=["count(*)"])
+        """What a copy asks besides, to compare: Lite reads rows for it, in this process."""
+        where = 'stock >= 100 and array_contains(tags, "local")'
+        self._client.query("raw", filter=where, output_fields=["count(*)"])
 
     def close(self) -> None:
         self._client.close()
@@ -339,6 +348,9 @@ def _written(store: str, place: str, count: int) -> dict[str, Any]:
         client.write(batch, done)
         seconds += time.monotonic() - began
         done += len(batch)
+    if isinstance(client, _Milvus):
+        client.flush()
+        client.count()
     client.close()
     return {"records": done, "rate": done / seconds}
 

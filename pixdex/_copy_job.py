@@ -45,8 +45,12 @@ class Job(Facts):
 
     def intend(self, ids: Sequence[str]) -> None:
         """These are about to be written: from now on they count as this job's."""
+        rows = [(digest_of(record),) for record in ids]
         with self._writing():
-            self._insert("INSERT INTO written", [(digest_of(record),) for record in ids])
+            if self.fact("phase", "main") != "main":  # later passes meet many of them again, day after day
+                there = self._written([row[0] for row in rows])
+                rows = [row for row in rows if row[0] not in there]
+            self._insert("INSERT INTO written", rows)
             if not self.begun:
                 self._keep({"intended": True})
 
@@ -105,16 +109,27 @@ class Job(Facts):
 
     def wrote(self, ids: Iterable[str]) -> set[str]:
         """Those that this job has written, or may have."""
+        digests = {record: digest_of(record) for record in ids}
         with self._writing():
-            self._db.execute("CREATE INDEX IF NOT EXISTS written_id ON written(id)")
+            there = self._written(list(digests.values()))
         find = self._db.execute
         with told(self._path):
             return {
                 record
-                for record in ids
-                if find("SELECT 1 FROM written WHERE id = ?", (digest_of(record),)).fetchone() is not None
-                and find("SELECT 1 FROM refused WHERE id = ?", (record,)).fetchone() is None
+                for record, digest in digests.items()
+                if digest in there and find("SELECT 1 FROM refused WHERE id = ?", (record,)).fetchone() is None
             }
+
+    def _written(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Those that are noted. Within a transaction: the index is made when it is first asked for, after the load."""
+        self._db.execute("CREATE INDEX IF NOT EXISTS written_id ON written(id)")
+        found: set[bytes] = set()
+        for start in range(0, len(digests), _TOGETHER):
+            piece = digests[start : start + _TOGETHER]
+            marks = ", ".join("?" * len(piece))
+            rows = self._db.execute(f"SELECT id FROM written WHERE id IN ({marks})", piece)  # noqa: S608 - marks
+            found.update(digest for (digest,) in rows)
+        return found
 
     def refused(self) -> list[Refused]:
         """The records that the target cannot hold."""

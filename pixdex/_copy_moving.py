@@ -62,6 +62,11 @@ def microseconds() -> int:
     return time.time_ns() // 1000
 
 
+def _set_forward() -> int:
+    """How far that one is before the one that nobody sets, which is less once it was set back."""
+    return microseconds() - time.monotonic_ns() // 1000
+
+
 class Pace:
     """Holds a copy to so many records a second, and knows how fast it goes."""
 
@@ -235,6 +240,7 @@ class Mover:
         self._pace = pace
         self._follow = follow
         self._native = source.spec.native
+        self._set_forward = _set_forward()
         # Where they were checked once records go as they lie at the port: that saves a third.
         self._stored = not self._guards and _checked_alike(source, target)
 
@@ -257,7 +263,7 @@ class Mover:
         if not self._native:
             return self._compare_all()
         job, began, news = self._job, microseconds(), 0
-        since = job.fact("mark") - self._overlap
+        since = job.fact("mark") - self._overlap - self._set_back()
         # Most of what lies in the overlap is copied already: revisions are read first, and records of those that are new.
         found = pages(self._source, Want(), since=since, most=self._pace.most)
         with closing(ahead(found)) as read:
@@ -270,6 +276,11 @@ class Mover:
         job.remember(mark=began)
         job.forget_before(began - self._overlap)
         return news
+
+    def _set_back(self) -> int:
+        """Microseconds by which this clock was set back since the last pass: what was written then is older than its mark."""
+        before, self._set_forward = self._set_forward, _set_forward()
+        return max(before - self._set_forward, 0)
 
     def these(self, ids: Sequence[str]) -> int:
         """The records of these ids as the source has them now; how many of them it has."""

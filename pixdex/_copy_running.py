@@ -60,7 +60,7 @@ def read(census: Census, source: Collection, target: Collection, tell: Callable[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """How to copy: see ``copy``."""
+    """How to copy: see ``copy``. ``known_as`` is the source's name, or an alias of it."""
 
     into_existing: bool
     replace_others: bool
@@ -69,6 +69,7 @@ class Asked:
     switch_alias: str | None
     switch_from: str | None
     until: Until | None
+    known_as: str
 
 
 class Run:
@@ -287,8 +288,21 @@ class Run:
         return self._signed(target, [*checks, *self._outgrown(target)], digests, since)
 
     def _outgrown(self, target: Collection) -> list[Check]:
-        """A check that fails, where the source was given vectors or fields meanwhile: what they hold was not copied."""
-        self._source.refresh()
+        """A check that fails, where the source was given vectors or fields meanwhile: what they hold was not copied. Or where its
+        alias was switched, so that others write elsewhere.
+        """
+        source, known_as = self._source, self._asked.known_as
+        if known_as != source.name and known_as not in source.aliases():
+            return [
+                Check(
+                    name="source",
+                    passed=False,
+                    compared=1,
+                    said=f"{known_as!r} names another collection than {source.name!r} by now, of which this is a copy: copy that one "
+                    "to another target",
+                )
+            ]
+        source.refresh()
         said = difference(native(self._source.spec), target.spec)
         if not said:
             return []

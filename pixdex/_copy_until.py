@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import threading
+import time
 from datetime import UTC, datetime
 
 from pixdex.errors import ConfigError
 
 __all__ = ["Until"]
+
+_LOOK = 0.1
+"""Seconds after which one who waits looks again whether it is over."""
 
 
 class Until:
@@ -27,29 +30,30 @@ class Until:
         self.at = at
         self.every = every
         self.ids_every = ids_every
-        self._stopped = threading.Event()
-        self._begun = threading.Event()
+        # No events: one that is set by a signal's handler waits for ever for the lock that its wait, interrupted by it, holds.
+        self._stopped = False
+        self._begun = False
 
     def stop(self) -> None:
         """Let the pass under way be the last but one: what is written until then is brought, and all of it compared."""
-        self._stopped.set()
+        self._stopped = True
 
     @property
     def begun(self) -> bool:
         """Whether everything was copied once, so that it only keeps up."""
-        return self._begun.is_set()
+        return self._begun
 
     def begin(self) -> None:
         """Everything was copied once."""
-        self._begun.set()
+        self._begun = True
 
     @property
     def over(self) -> bool:
         """Whether the time has come."""
-        return self._stopped.is_set() or (self.at is not None and datetime.now(UTC) >= self.at)
+        return self._stopped or (self.at is not None and datetime.now(UTC) >= self.at)
 
     def wait(self, seconds: float) -> None:
         """So long, or until it is over."""
-        if self.at is not None:
-            seconds = min(seconds, (self.at - datetime.now(UTC)).total_seconds())
-        self._stopped.wait(max(seconds, 0.0))
+        ends = time.monotonic() + seconds
+        while not self.over and (left := ends - time.monotonic()) > 0:
+            time.sleep(min(left, _LOOK))

@@ -28,15 +28,17 @@ _SCANNED = 50_000
 """Collections up to that many records are read for an exact search, where the store has none."""
 _PATIENCE = 30.0
 """Seconds after which a check begins nothing more."""
+_PROBES = 2
+"""By the index and exactly: the check of recall does both."""
 _AT_ONCE = 10
 """Queries that are searched exactly at once."""
 
 
 class Late:
-    """Whether the time of a check is over."""
+    """Whether the time of a check is over; of one of its ``parts``."""
 
-    def __init__(self) -> None:
-        self._end = time.monotonic() + _PATIENCE
+    def __init__(self, parts: int = 1) -> None:
+        self._end = time.monotonic() + _PATIENCE / parts
 
     @property
     def is_now(self) -> bool:
@@ -51,7 +53,7 @@ def by_index(
     """
     found: list[Sequence[Hit]] = []
     seconds: list[float] = []
-    late, call = Late(), Call("search", collection.name)
+    late, call = Late(_PROBES), Call("search", collection.name)
     for row in range(len(queries)):
         asked = Search(queries=queries[row : row + 1], k=K, using=vector.column, want=Want(payload=False))
         began = time.perf_counter()
@@ -74,7 +76,7 @@ def exactly(collection: Collection, queries: NDArray[np.float32], vector: Vector
     if not able and count > _SCANNED:
         return None
     found: list[list[Hit]] = []
-    late = Late()
+    late = Late(_PROBES)
     at_once = _AT_ONCE if able else len(queries)  # all are compared while it is read once
     while len(found) < len(queries):
         if found and late.is_now:

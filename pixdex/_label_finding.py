@@ -13,7 +13,7 @@ from pixdex._label_sheet import below, normal
 from pixdex._records import check_ids
 from pixdex.errors import InvalidRecord
 from pixdex.filters import F
-from pixdex.pictures import path_id, shown
+from pixdex.pictures import path_id, shown, text_id
 from pixdex.sources.addresses import scheme_of
 from pixdex.types import Kind, Payload, Want
 
@@ -122,7 +122,7 @@ class _ById:
 
 @dataclass(frozen=True, slots=True)
 class _ByFilter:
-    """Few pictures by their paths: the store finds them, or their ids where they lie in a folder that was added."""
+    """Few pictures by their paths: the store finds them, or their ids."""
 
     collection: Collection
     sheet: Sheet
@@ -137,11 +137,16 @@ class _ByFilter:
                 found.setdefault(key, {}).setdefault(key, []).append(record)
         ids = {record: key for key in keys if key not in found for record in self._ids(key)}
         if ids:
-            for record in self.collection.fetch(list(ids), want=Want(payload=False)).ids:
-                found.setdefault(ids[record], {}).setdefault(ids[record], []).append(record)
+            stored = self.collection.fetch(list(ids))
+            for record, payload in zip(stored.ids, stored.payloads or (), strict=True):
+                key = ids[record]
+                if record != key or not isinstance(payload.get("path"), str):
+                    found.setdefault(key, {}).setdefault(key, []).append(record)
         return found
 
     def _ids(self, key: str) -> Iterator[str]:
+        """What a record of that picture may be called: as a folder's; as the picture, where it keeps no path."""
+        yield text_id(key)
         for path in {key, _real(key, self.real)}:
             for source in self.collection.spec.sources:
                 relative = below(path, normal(source.root))

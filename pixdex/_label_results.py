@@ -8,6 +8,8 @@ from typing import Any
 __all__ = ["Counted", "LabelReport", "Tally"]
 
 _EXAMPLES = 20
+_MOST = 400
+"""Characters of an example: a cell may hold megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Tally:
         self.add(what, count)
         some = self._examples.setdefault(what, [])
         if len(some) < _EXAMPLES:
-            some.append(example)
+            some.append(example if len(example) <= _MOST else f"{example[:_MOST]}...")
 
     def __getitem__(self, what: str) -> int:
         return self._counts.get(what, 0)

@@ -34,7 +34,6 @@ __all__ = ["Mover", "Stage", "revisions"]
 PAGE_RECORDS = 256
 """Records of a page: what may be encoded again after a kill, twice, as two are under way."""
 _UNDER_WAY = 2
-_TRIES = 3
 _LATE = 1_000_000
 """Microseconds that a write may take where a pass is to be quick."""
 _REVS = Want(payload=True)
@@ -167,14 +166,7 @@ class Mover:
         sides, and what they find unchanged they write again. Without that neither would leave a trace, and a record that was
         deleted would come back, and one that was added again be removed.
         """
-        name = self._source.name if until_done else None
-        self._target.refresh()
-        for _ in range(_TRIES):  # others may alter the Spec this very moment
-            if self._target.spec.fed_from == name:
-                break
-            spec = replace(self._target.spec, fed_from=name)
-            self._target._run("alter", self._target.connector.alter, spec)  # noqa: SLF001 - there is no verb for it
-            self._target.refresh()
+        self._target._feed(self._source.name if until_done else None)  # noqa: SLF001 - not for others
 
     def _declare(self) -> None:
         self._target.refresh()

@@ -10,6 +10,9 @@ from pixdex.errors import StoreFull
 
 __all__ = ["scratch"]
 
+_NO_ROOM = ("full", "disk I/O", "unable to open")
+"""What SQLite says where a disk has no room, a quota is used up, or no folder takes temporary files."""
+
 
 @contextmanager
 def scratch(tables: str) -> Iterator[sqlite3.Connection]:
@@ -25,7 +28,7 @@ def scratch(tables: str) -> Iterator[sqlite3.Connection]:
         db.executescript(tables)
         yield db
     except sqlite3.OperationalError as error:
-        if "full" not in str(error):
+        if not any(what in str(error) for what in _NO_ROOM):
             raise
         raise StoreFull("no room for temporary files: free some, or let TMPDIR name another folder") from error
     finally:

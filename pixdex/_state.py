@@ -12,7 +12,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from pixdex.policy import Call, Policy
 if TYPE_CHECKING:
     from pixdex.connectors.port import Connector
 
-__all__ = ["VARIABLE", "address_now", "job_file", "locked", "normal", "state_folder"]
+__all__ = ["VARIABLE", "address_now", "job_file", "locked", "normal", "state_folder", "writing_alone"]
 
 VARIABLE = "PIXDEX_STATE"
 """The environment variable that names another folder."""
@@ -103,6 +103,17 @@ def address_now(url: str, connector: Connector, name: str, policy: Policy | None
     if connector.capabilities.alias:
         aliases = (policy or Policy()).run(Call("aliases", name), lambda left: dict(connector.aliases(timeout=left)))
     return f"{normal(url).rpartition('#')[0]}#{aliases.get(name, name)}"
+
+
+def writing_alone(url: str, connector: Connector, name: str) -> AbstractContextManager[None]:
+    """A context in which no other job of this machine adds to the collection that ``name`` stands for now, or labels its records,
+    by whatever name.
+
+    Raises:
+        StoreLocked: another one does.
+        StoreError: the store does not say what its aliases name.
+    """
+    return locked(job_file("add-to", address_now(url, connector, name)))
 
 
 @contextmanager

@@ -59,6 +59,8 @@ __all__ = ["Collection"]
 
 R = TypeVar("R")
 
+_TRIES = 3
+
 _call = lru_cache(maxsize=256)(Call)
 
 
@@ -328,15 +330,32 @@ class Collection:
 
     def _feeding(self) -> Collection | None:
         """The collection from which a reindexing still brings records here: what is deleted here only would come back. Asked
-        after each deletion, as an alias may have been switched the moment before it.
+        after each deletion, as an alias may have been switched the moment before it. None where no alias names this one: then
+        the other one is in use, or is again, and what becomes of this one is no matter of its.
         """
+        if not self.capabilities.alias:
+            return None
         name = self._run("describe", self.connector.describe).fed_from
         if name is None:
             return None
-        try:
-            return Collection.open(self.connector, name, policy=self.policy)
-        except NotFound:
+        aliases = self.policy.run(Call("aliases", self.name), lambda t: self.connector.aliases(timeout=t))
+        if aliases.get(self.name, self.name) not in aliases.values():
             return None
+        with suppress(NotFound):
+            if name not in aliases:
+                return Collection.open(self.connector, name, policy=self.policy)
+        # Dropped: nothing comes from there any more, nor is another one meant that is called so later.
+        Collection.open(self.connector, self.name, policy=self.policy)._feed(None)  # noqa: SLF001 - of this class
+        return None
+
+    def _feed(self, name: str | None) -> None:
+        """Say in the Spec from which collection records are still brought here; None: from none any more."""
+        self.refresh()
+        for _ in range(_TRIES):  # others may alter the Spec this very moment
+            if self.spec.fed_from == name:
+                break
+            self._run("alter", self.connector.alter, replace(self.spec, fed_from=name))
+            self.refresh()
 
     def delete_where(self, where: Filter) -> None:
         """Remove every record that matches.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,23 +89,25 @@ def copy(
     here, there = _place(source), _place(target)
     if normal(here) == normal(there):
         raise ConfigError(f"{_shown(here)} is source and target: name another target")
-    asked = Asked(
-        into_existing=into_existing,
-        replace_others=replace_others,
-        overlap=overlap,
-        sampling=sampling,
-        switch_alias=switch_alias,
-        switch_from=switch_from,
-        until=follow,
-    )
     file, shown = job_file("copy", here, there), (_shown(here), _shown(there))
     with (
         locked(job_file("copy-to", there)),
-        _opened(here, policy) as ours,
+        _store(here) as (source_store, known_as),
+        nullcontext(_by_own_name(source_store, known_as, policy)) as ours,
         _store(there) as (connector, name),
         Job(file) as job,
         Census(file.with_name(f"{file.name}.ids")) as census,
     ):
+        asked = Asked(
+            into_existing=into_existing,
+            replace_others=replace_others,
+            overlap=overlap,
+            sampling=sampling,
+            switch_alias=switch_alias,
+            switch_from=switch_from,
+            until=follow,
+            known_as=known_as,
+        )
         aim = Aim(connector, name, policy)
         return Run(shown, ours, aim, job, census, asked, Pace(rate), progress or silent).run()
 
@@ -163,10 +165,15 @@ def _store(url: str) -> Iterator[tuple[Connector, str]]:
 
 @contextmanager
 def _opened(url: str, policy: Policy | None) -> Iterator[Collection]:
-    """The collection at an address, by its own name: an alias may name another one before all is copied."""
+    """The collection at an address."""
     with _store(url) as (connector, name):
-        aliases = connector.aliases(timeout=None) if connector.capabilities.alias else {}
-        yield Collection.open(connector, aliases.get(name, name), policy=policy)
+        yield _by_own_name(connector, name, policy)
+
+
+def _by_own_name(connector: Connector, name: str, policy: Policy | None) -> Collection:
+    """The collection of that name or alias: an alias may name another one before all is copied."""
+    aliases = connector.aliases(timeout=None) if connector.capabilities.alias else {}
+    return Collection.open(connector, aliases.get(name, name), policy=policy)
 
 
 def _shown(place: str) -> str:

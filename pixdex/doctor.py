@@ -1,7 +1,7 @@
 """Is a collection well? Whether it can be reached, what answers, whether it finds what it holds, and what has come loose.
 
 Nothing is written. What is sampled is drawn anew with each seed. However large a collection is, a check takes about half a minute at
-most: it says of how much it speaks, and what it left out.
+most, but for a deep one: it says of how much it speaks, and what it left out.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def diagnose(url: str, *, sample: int = 100, deep: bool = False, seed: int = 0) 
     Args:
         url: address of store and collection.
         sample: how many records are tried: searched by their own vectors, filtered by their values, their pictures opened.
-        deep: read everything that has checksums too, where the store is of pixdex's own files.
+        deep: read everything that has checksums too, where the store is of pixdex's own files, however long that takes.
         seed: of the sample.
 
     Raises:
@@ -170,6 +170,7 @@ class _Examination:
             ("spec", self._spec),
             ("encoder", self._encoder),
             ("aliases", self._aliases),
+            ("reindexing", self._reindexing),
             ("records", self._records),
             ("vectors", self._vectors),
             ("recall", self._recall),
@@ -223,6 +224,16 @@ class _Examination:
             return Check("aliases", State.ILL, what, "let them name another collection, or nothing")
         mine = self._collection.aliases()
         return Check("aliases", State.WELL, f"known as {', '.join(mine)} too" if mine else "none")
+
+    def _reindexing(self) -> Check | None:
+        """A reindexing or a rollback that has not ended since it switched the alias."""
+        name = self._collection.spec.fed_from
+        if name is None:
+            return None
+        what = f"records are brought here from {name!r}: meanwhile what is deleted is deleted there, too, and what is added unchanged is written again"
+        return Check(
+            "reindexing", State.NOTE, what, "where none is under way, one was cut off: give the same command again"
+        )
 
     def _records(self) -> Check:
         self._count = self._collection.count()

@@ -65,7 +65,7 @@ def ingest(
 ) -> Report:
     """Add pictures to a collection that declares the ``fields.AUTOMATIC`` ones.
 
-    ``items`` may hold None for what was passed over; at most 256 are held at a time, and one chunk of them. ``vector``
+    ``items`` may hold None for what was passed over; at most 128 are held at a time, and one chunk of them. ``vector``
     is the name the vectors are written under. With ``tokens`` records get the encoder's tokens too, with ``captions`` the
     vectors of those. Files are decoded as ``decoding`` says, ``workers`` at once; one that takes more than ``patience``
     seconds to read or to decode is set aside. A ``journal`` gets a row for each picture, when it is written;
@@ -314,9 +314,11 @@ class _Pipeline:
         """Whether a reindexing still brings records. It may be about to remove one that is unchanged here: so that is written
         again, with the vectors it has.
         """
-        if self._collection.spec.fed_from is not None:
-            self._collection.refresh()
-        return self._collection.spec.fed_from is not None
+        if self._collection.spec.fed_from is None:
+            return False
+        fed = self._collection._feeding() is not None  # noqa: SLF001 - not for others
+        self._collection.refresh()
+        return fed
 
     def _holds(self, stored: Batch, row: int, payload: Payload) -> bool:
         if self._tokens and (stored.tokens is None or stored.tokens[row] is None):

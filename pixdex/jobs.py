@@ -76,19 +76,20 @@ def journal_for(
 
     Raises:
         ConfigError: nobody knows the address of the collection.
-        StoreLocked: another job adds to it.
+        StoreLocked: another job adds to it, or labels its records.
+        StoreError: the store does not say what its aliases name.
     """
     if job is None:
         yield None
         return
     if address is None:
         raise ConfigError("a job keeps its journal by the collection's address: open the index with pixdex.open")
-    from pixdex._state import address_now, job_file, locked
+    from pixdex._state import writing_alone
     from pixdex.journal import Journal, journal_of  # SQLite is loaded by those who use it
 
     how = f"frame {decoding.frame}, background {decoding.background}"
     with (
-        locked(job_file("add-to", address_now(address, connector, name))),
+        writing_alone(address, connector, name),
         Journal(journal_of(address), encoder=encoder, how=how) as journal,
     ):
         yield journal

@@ -23,7 +23,7 @@ from pixdex._label_sheet import Sheet, normal
 from pixdex._names import check_field
 from pixdex._progress import Count, counted
 from pixdex._records import holds
-from pixdex._state import locked
+from pixdex._state import writing_alone
 from pixdex.errors import ConfigError, InvalidRecord, Unsupported
 from pixdex.evaluating import Target, opened
 from pixdex.fields import TEXT, check_user_fields, declared, spelled
@@ -104,7 +104,11 @@ def label(
     labels = labels_of(path, label=columns, field=field, column=column, largest=largest)
     way = _way(by, labels)
     tally = Tally()
-    with _held(target, dry_run=dry_run), opened(target, pictures=False) as (collection, _), Sheet() as sheet:
+    with (
+        opened(target, pictures=False) as (collection, _),
+        _held(target, collection, dry_run=dry_run),
+        Sheet() as sheet,
+    ):
         _check(collection)
         fields = _fields(labels, collection, kind)
         new = [one for one in fields.values() if declare and collection.spec.field(one.name) is None]
@@ -118,7 +122,7 @@ def label(
         writer = _Writing(collection, fields, tally, target, new, dry_run=dry_run)
         with counted("labelling", progress) as count:
             writer.write(sheet, count)
-        notices = list(_notices(collection, tally, way, place, fields, declare=declare))
+        notices = [*_notices(collection, tally, way, place, fields, declare=declare), *writer.notices()]
         if writer.written >= _BULK:
             with counted("building the index", progress) as count:
                 collection.settle(progress=count)
@@ -149,14 +153,12 @@ def _way(by: By | str | None, labels: Labels) -> By:
 
 
 @contextmanager
-def _held(target: Target, *, dry_run: bool) -> Iterator[None]:
-    """No other job of this machine writes to the collection meanwhile."""
+def _held(target: Target, collection: Collection, *, dry_run: bool) -> Iterator[None]:
+    """No other job of this machine writes to the collection meanwhile, by whatever name."""
     if dry_run or not isinstance(target, str):
         yield
         return
-    from pixdex.journal import journal_of
-
-    with locked(journal_of(target)):
+    with writing_alone(target, collection.connector, collection.name):
         yield
 
 
@@ -183,7 +185,7 @@ def _fields(labels: Labels, collection: Collection, kind: Kind | str | None) -> 
         found = there or asked or labels.suggested(name)
         if found is None:
             raise ConfigError(
-                f"the labels for field {name!r} suggest no kind of field: say one with kind=, such as text"
+                f"the labels for field {name!r} suggest no kind of field: say one with --kind (kind=), such as text"
             )
         fields[name] = found
     return fields
@@ -219,7 +221,8 @@ def _notices(
         if example is not None:
             record, payload = example
             looks = record if by is By.ID else payload.get("path", record)
-            how = "" if by is By.ID else f"; paths are relative to {root} (root=), by='name' goes by how they end"
+            ways = f"; paths are relative to {root} (--root, root=), --by name (by='name') goes by how they end"
+            how = "" if by is By.ID else ways
             yield f"the collection has none of these pictures, it has such as {looks}{how}"
     for name in fields:
         if not declare and collection.spec.field(name) is None:
@@ -261,6 +264,10 @@ class _Writing:
                 count(done, max(done, total))
         if self.written:
             self._collection.flush()
+
+    def notices(self) -> list[str]:
+        """What to know of captions."""
+        return [] if self._captions is None else self._captions.notices()
 
     def _agreed(self, record: str, rows: Sequence[tuple[str, Payload]]) -> dict[str, Any]:
         """What the rows about a record say together; nothing where they contradict one another."""

@@ -21,7 +21,7 @@ from pixdex._passes import silent
 from pixdex._reindex_job import Flip, Ledger, Missing
 from pixdex._reindex_making import derivation, making
 from pixdex._reindex_moving import Mover, Stage
-from pixdex._reindex_places import Store, collection_of, no_alias, opened_store
+from pixdex._reindex_places import Place, Store, collection_of, no_alias, opened_store
 from pixdex._reindex_results import Compared, ReindexReport, RollbackReport
 from pixdex._reindex_running import Run, check_alias, end_switch
 from pixdex._state import job_file, locked
@@ -186,35 +186,15 @@ def rollback(
             raise ConfigError(no_alias(store))
         stack.enter_context(locked(job_file("alias", store.address(store.name))))
         last = place.flips.last()
-        name = to or (last.old if last is not None and last.new == live.name else None)
-        if name is None:
-            raise ConfigError(
-                f"this machine does not remember what {store.name!r} named before {live.name!r}: say so with --to NAME; there "
-                f"are {', '.join(_others(store)) or 'no others'}"
-            )
-        back = place.existing(name)
-        if back is None or name in place.aliases():
-            raise NotFound(f"there is no collection {name!r} in this store any more: {store.name!r} stays where it is")
-        if back.name == live.name:
-            raise ConfigError(f"{store.name!r} names {name!r} already")
-        stack.enter_context(locked(job_file("copy-to", store.address(name))))
-        ledger = stack.enter_context(Ledger(job_file("reindex", store.address(name))))
+        left = _cut_off(place, live, last) if catch_up and to in (None, live.name) else None
+        live, back = (live, _to_go_back_to(store, live, to, last)) if left is None else (left, live)
+        stack.enter_context(locked(job_file("copy-to", store.address(back.name))))
+        ledger = stack.enter_context(Ledger(job_file("reindex", store.address(back.name))))
         origin = stack.enter_context(Ledger(job_file("reindex", store.address(live.name))))
         loaded = encoder_for(back, None) if catch_up else None
         with _back(live, back, loaded, ledger, origin, options, follow) as mover:
-            if catch_up:
-                mover.whole()
-                mover.catch_up()
-            back.flush()
-            if catch_up:
-                mover.catch_up_quickly()
-            check_alias(place, store.name, live.name)
-            mover.feed(until_done=catch_up)
-            back.alias(store.name)
-            if last is not None and (last.old, last.new) == (name, live.name):
-                place.flips.take_back()
-            else:
-                place.flips.add(Flip(old=live.name, new=name, at=microseconds(), ended=True))
+            if left is None:
+                _go_back(store, live, mover, back, last, catch_up=catch_up)
             if catch_up:
                 mover.stage = Stage.RETURNED
                 end_switch(mover)
@@ -222,13 +202,13 @@ def rollback(
         return RollbackReport(
             alias=store.name,
             left=live.name,
-            back=name,
+            back=back.name,
             lacking=lacking,
             caught_up=mover.written,
             deleted=mover.deleted,
             again=again,
             missing=tuple(ledger.missing()) if catch_up else (),
-            notices=tuple(_lacks(name, live.name, lacking, again)),
+            notices=tuple(_lacks(back.name, live.name, lacking, again)),
         )
 
 
@@ -288,6 +268,51 @@ def _others(store: Store) -> list[str]:
 # --- what is said and done ---
 
 
+def _cut_off(place: Place, live: Collection, last: Flip | None) -> Collection | None:
+    """The collection from which a rollback that was killed after it switched the alias to ``live`` has still to bring records."""
+    name = live.spec.fed_from
+    if name is None or (last is not None and (last.old, last.new, last.ended) == (name, live.name, False)):
+        return None  # that was a reindexing
+    return place.existing(name)
+
+
+def _to_go_back_to(store: Store, live: Collection, to: str | None, last: Flip | None) -> Collection:
+    """The collection that the alias is to name again."""
+    name = to or (last.old if last is not None and last.new == live.name else None)
+    if name is None:
+        raise ConfigError(
+            f"this machine does not remember what {store.name!r} named before {live.name!r}: say so with --to NAME; there "
+            f"are {', '.join(_others(store)) or 'no others'}"
+        )
+    back = store.place.existing(name)
+    if back is None or name in store.place.aliases():
+        raise NotFound(f"there is no collection {name!r} in this store any more: {store.name!r} stays where it is")
+    if back.name == live.name:
+        raise ConfigError(f"{store.name!r} names {name!r} already")
+    return back
+
+
+def _go_back(
+    store: Store, live: Collection, mover: Mover, back: Collection, last: Flip | None, *, catch_up: bool
+) -> None:
+    """Let the alias name ``back``, which has what ``live`` has by then where it is to ``catch_up``."""
+    place = store.place
+    if catch_up:
+        mover.whole()
+        mover.catch_up()
+    back.flush()
+    if catch_up:
+        mover.catch_up_quickly()
+    check_alias(place, store.name, live.name)
+    mover.feed(until_done=catch_up)
+    live._feed(None)  # noqa: SLF001 - by a run that was killed after its switch, which this takes back
+    back.alias(store.name)
+    if last is not None and (last.old, last.new) == (back.name, live.name):
+        place.flips.take_back()
+    else:
+        place.flips.add(Flip(old=live.name, new=back.name, at=microseconds(), ended=True))
+
+
 def _lacks(back: str, left: str, lacking: int, again: int) -> Iterator[str]:
     if lacking:
         yield (
@@ -309,9 +334,13 @@ def _already(store: Store, live: Collection, encoder: Encoder, options: Options,
         notices=(f"{live.name!r} is of this encoder already",),
     )
     if last is None or last.new != live.name or last.ended:
+        live._feed(None)  # noqa: SLF001 - not for others
         return report
-    old = store.place.existing(last.old)
-    if old is None:
+    # Not from one that is called like the old one by now, which was dropped: see ``Collection._feeding``.
+    old = store.place.existing(last.old) if live.spec.fed_from == last.old else None
+    if old is None:  # nothing is left to bring, and there is no way back
+        store.place.flips.take_back()
+        live._feed(None)  # noqa: SLF001 - not for others
         return report
     file = job_file("reindex", store.address(live.name))
     with locked(job_file("copy-to", store.address(live.name))), Ledger(file) as ledger:

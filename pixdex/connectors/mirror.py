@@ -331,15 +331,16 @@ class Mirror:
         """
         with self._writing:
             self._writes += 1
-            self._missed.add(name, ids)
+            marks = self._missed.expect(name, ids)
             write(self.primary, name, timeout)
             if time.monotonic() < self._rests_until:
+                self._missed.add(name, ids)  # again: another program may have written them meanwhile
                 return
             try:
                 write(self.secondary, self._other(name), self._within(timeout))
-                self._missed.remove(name, ids)
+                self._missed.remove(name, marks)
             except Exception as error:  # noqa: BLE001 - it is on trial: whatever it raises is no caller's business
-                self._missed.add(name, ids)  # again: another program may have written them meanwhile
+                self._missed.add(name, ids)
                 if isinstance(error, StoreError) and error.retryable:
                     self._rests_until = time.monotonic() + _REST
                 _log.warning("mirror: the second store did not take a write to %r: %s", name, error)
@@ -351,12 +352,12 @@ class Mirror:
     def _catch_up(self, name: str, timeout: float | None) -> None:
         """Give the second store what it failed to take, as the first has it now."""
         size = self.capabilities.max_batch
-        piece = self._missed.page(name, "", size)
-        if not piece:
+        if not (marks := self._missed.page(name, "", size)):
             return
         spec = self.primary.describe(name, timeout=timeout)
         want = Want(payload=True, vectors=tuple(v.column for v in spec.vectors), tokens=spec.tokens is not None)
-        while piece:
+        while marks:
+            piece = list(marks)
             with self._writing:
                 batch = self.primary.fetch(name, piece, want=want, timeout=timeout)
                 if len(batch):
@@ -364,8 +365,8 @@ class Mirror:
                 gone = sorted(set(piece) - set(batch.ids))
                 if gone:
                     self.secondary.delete(self._other(name), gone, timeout=timeout)
-                self._missed.remove(name, piece)
-            piece = self._missed.page(name, piece[-1], size)
+                self._missed.remove(name, marks)
+            marks = self._missed.page(name, piece[-1], size)
 
     def _check(self, name: str, spec: Spec, timeout: float | None) -> None:
         """Both have the collection, alike in what is stored."""

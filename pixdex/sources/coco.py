@@ -32,7 +32,7 @@ _MAX_MEMBER = 64 << 20
 _NO = "is no COCO file: one is a JSON object with images, annotations and categories"
 _TABLES = """
 CREATE TABLE images (id TEXT PRIMARY KEY, file TEXT);
-CREATE TABLE annotations (image TEXT, category TEXT, area REAL);
+CREATE TABLE annotations (row TEXT, image TEXT, category TEXT, area REAL);
 CREATE TABLE refused (row TEXT, why TEXT);
 """
 
@@ -74,10 +74,10 @@ class Coco:
         """What cannot be used: which image or annotation, and why."""
         yield from self._db.execute("SELECT row, why FROM refused ORDER BY rowid")
         rows = self._db.execute(
-            "SELECT a.rowid, a.image FROM annotations a LEFT JOIN images i ON a.image = i.id WHERE i.id IS NULL ORDER BY a.rowid"
+            "SELECT a.row, a.image FROM annotations a LEFT JOIN images i ON a.image = i.id WHERE i.id IS NULL ORDER BY a.rowid"
         )
-        for number, image in rows:
-            yield f"annotation {number}", f"it is of image {image}, which the file does not have"
+        for row, image in rows:
+            yield row, f"it is of image {image}, which the file does not have"
 
     def pictures(self, *, largest: bool) -> Iterator[Annotated]:
         """Every image of the file, those without an annotation too. ``largest``: of several annotations that with the largest
@@ -107,8 +107,10 @@ class Coco:
         categories: dict[str, str] = {}
         there: set[str] = set()
         self._db.execute("BEGIN")
-        for number, (key, raw) in enumerate(members(data, self._path), 1):
+        number = 0
+        for key, raw in members(data, self._path):
             there.add(key)
+            number = 0 if raw is None else number + 1
             if raw is None:
                 continue
             try:
@@ -120,8 +122,9 @@ class Coco:
                 self._image(found)
             elif key == "annotations":
                 self._annotation(found)
-            elif (token := _token(found.get("id"))) is not None and isinstance(found.get("name"), str):
-                categories[token] = found["name"].strip()
+            elif (token := _token(found.get("id"))) is not None:
+                name = found.get("name")
+                categories[token] = name.strip() if isinstance(name, str) else ""
         self._db.execute("COMMIT")
         missing = sorted(_LISTS - there)
         if missing:
@@ -140,22 +143,25 @@ class Coco:
             self._refuse(f"image {token}", "this id stands twice")
 
     def _annotation(self, found: Mapping[str, Any]) -> None:
-        image, category = _token(found.get("image_id")), _token(found.get("category_id"))
+        own, of = found.get("id"), found.get("image_id")
+        row = f"an annotation of image {of!r:.40}" if own is None else f"annotation {own!r:.40}"
+        image, category = _token(of), _token(found.get("category_id"))
         if image is None or category is None:
-            self._refuse(f"annotation {found.get('id')!r:.40}", "it has no image_id or no category_id")
+            self._refuse(row, "it has no image_id or no category_id")
             return
-        row = (image, category, -1.0 if found.get("iscrowd") else _area(found))
-        self._db.execute("INSERT INTO annotations VALUES (?, ?, ?)", row)
+        area = -1.0 if found.get("iscrowd") else _area(found)
+        self._db.execute("INSERT INTO annotations VALUES (?, ?, ?, ?)", (row, image, category, area))
 
     def _name(self, categories: Mapping[str, str]) -> None:
         """Put the names of categories in place of their ids."""
         self._db.execute("CREATE TABLE names (id TEXT PRIMARY KEY, name TEXT)")
         self._db.executemany("INSERT INTO names VALUES (?, ?)", categories.items())
         self._db.execute(
-            "INSERT INTO refused SELECT 'annotation ' || rowid, 'its category ' || category || ' is none of the file''s' "
-            "FROM annotations WHERE category NOT IN (SELECT id FROM names)"
+            "INSERT INTO refused SELECT a.row, 'its category ' || a.category || "
+            "CASE WHEN n.id IS NULL THEN ' is none of the file''s' ELSE ' has no name' END "
+            "FROM annotations a LEFT JOIN names n ON n.id = a.category WHERE n.id IS NULL OR n.name = '' ORDER BY a.rowid"
         )
-        self._db.execute("DELETE FROM annotations WHERE category NOT IN (SELECT id FROM names)")
+        self._db.execute("DELETE FROM annotations WHERE category NOT IN (SELECT id FROM names WHERE name <> '')")
         self._db.execute("UPDATE annotations SET category = (SELECT name FROM names WHERE id = category)")
 
     def _refuse(self, row: str, why: str) -> None:

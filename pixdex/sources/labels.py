@@ -138,7 +138,7 @@ class TableLabels:
         for name in self.fields:
             if name not in self._columns:
                 raise ConfigError(
-                    f"{self.path}: there is no column {name!r} of labels{nearest(name, self._columns)}: say with label= which"
+                    f"{self.path}: there is no column {name!r} of labels{nearest(name, self._columns)}: say with --label (label=) which"
                 )
         return list(self.fields.values())
 
@@ -219,16 +219,22 @@ class CocoLabels:
                 if key is None:
                     yield Said(row, "", refused="it has no file_name")
                     continue
-                yield Said(row, shown(key), self._value(picture.categories, declared, key))
+                try:
+                    values = self._value(picture.categories, declared, key)
+                except InvalidRecord as error:
+                    yield Said(row, "", refused=str(error))
+                    continue
+                yield Said(row, shown(key), values)
 
     def _value(self, categories: Sequence[str], declared: Field, key: str) -> Payload:
+        """The categories as the field keeps them. Raises InvalidRecord."""
         if not categories:
             return {}
         if declared.many:
-            return {self.field: list(categories)}
+            return {self.field: coerce(declared, categories)}
         if len(categories) > 1:
             raise ConfigError(
                 f"{self.path}: {key!r} has several categories ({', '.join(categories[:5])}), field {self.field!r} is one text: say "
                 f'kind="text[]" (--kind text[]) for a list, or largest=True (--largest) for that of the largest box; nothing was written'
             )
-        return {self.field: categories[0]}
+        return {self.field: coerce(declared, categories[0])}

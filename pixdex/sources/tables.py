@@ -160,7 +160,7 @@ def picture_column(path: Path, columns: Sequence[str], asked: str | None) -> str
     found = next((folded[name] for name in COLUMNS if name in folded), None)
     if found is None:
         known = ", ".join(columns) or "none"
-        raise ConfigError(f"{path}: say with column= which column names the pictures (there are: {known})")
+        raise ConfigError(f"{path}: say with --column (column=) which column names the pictures (there are: {known})")
     return found
 
 

@@ -135,7 +135,7 @@ RULES: dict[str, set[str]] = {
     "_label_finding": {"_label_results", "_label_sheet", "_progress", "_records", "collection", "pictures"}
     | {"sources.addresses", *SPINE},
     "labelling": {"_captions", "_label_finding", "_label_results", "_label_sheet", "_names", "_progress", "_records"}
-    | {"_state", "collection", "evaluating", "fields", "index", "journal", "pictures", "sources.labels", *SPINE},
+    | {"_state", "collection", "evaluating", "fields", "index", "pictures", "sources.labels", *SPINE},
     "sources*": {
         "_scratch",
         "pictures",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pixdex import Batch, Collection, F, Field, Fingerprint, Kind, Spec, Vector, _cli_copy, cli, connect
+from pixdex._copy_job import Job
 from pixdex.copying import Moving, Until, check, copy
 from pixdex.errors import ConfigError
 
@@ -105,6 +107,23 @@ def test_it_ends_by_itself_at_a_time(place):
     assert 0.3 <= time.monotonic() - began < 20  # not a pass later
 
 
+def test_a_clock_that_is_set_back_meanwhile_loses_no_write(place, monkeypatch):
+    source = filled(place("memory"))
+    real, passes = time.time_ns, []
+
+    def set_back(now: Moving) -> None:
+        passes.append(now.phase)
+        if passes == ["copying"]:
+            monkeypatch.setattr(time, "time_ns", lambda: real() - 3_600_000_000_000)
+            Collection.open(source.connector, source.name).upsert(records(1, 1, stock=777))
+
+    report = copy(place("memory"), place("pq"), overlap=1.0, progress=set_back)
+    assert report.signed_off, report.checks
+    # Found by its revision: of a large collection the proof compares some, and may not come across it.
+    assert passes.index("catching up") < passes.index("checking")
+    source.connector.close()
+
+
 def test_a_vector_declared_meanwhile_ends_it_and_is_told(place):
     source = filled(place("memory"))
     late = Vector(name="late", dim=2, fingerprint=Fingerprint(encoder="w", digest="cd" * 16))
@@ -116,6 +135,57 @@ def test_a_vector_declared_meanwhile_ends_it_and_is_told(place):
     report = copy(place("memory"), place("pq"), follow=at_last(Until(every=0.0, ids_every=0.0)), progress=declare)
     assert not report.signed_off
     assert "it has no vector 'late'" in report.checks[-1].said
+    source.connector.close()
+
+
+def test_it_may_be_stopped_by_a_signal_at_any_instant_of_its_wait():
+    """Its handler runs between two steps of the thread that waits, whatever that holds."""
+    until, heard = Until(), []
+
+    def handler(*_: Any) -> Any:
+        heard.append(until.stop())
+        return handler
+
+    def waiting() -> None:
+        sys.settrace(handler)
+        until.wait(0.5)
+
+    thread = threading.Thread(target=waiting, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert heard
+    assert until.over
+
+
+def test_what_is_written_again_and_again_takes_room_in_what_is_remembered_once(tmp_path):
+    with Job(tmp_path / "job") as job:
+        for phase in ("main", "catch", "catch", "done"):
+            job.remember(phase=phase)
+            job.intend([f"r{n}" for n in range(1000)])
+            job.acknowledge(["r0"], seen=1)
+        assert job._db.execute("SELECT count(*) FROM written").fetchone() == (1000,)
+        job.intend(["new"])
+        assert job.wrote(["r999", "new", "none"]) == {"r999", "new"}
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_source_whose_alias_was_switched_meanwhile_is_not_signed_off(place, follow):
+    source = filled(place("memory"))
+    source.alias("live")
+    other = Collection.create(source.connector, "other", SPEC)
+    live = place("memory").replace("#c", "#live")
+    assert copy(live, place("pq"), follow=at_last(Until(datetime.now(UTC))) if follow else None).signed_off
+
+    def switch(now: Moving) -> None:
+        if now.phase == "comparing ids":
+            other.alias("live")
+
+    until = at_last(Until(every=0.0, ids_every=0.0)) if follow else None
+    report = copy(live, place("pq"), follow=until, switch_alias="shop", progress=switch)
+    assert not report.signed_off
+    assert report.alias is None
+    assert "'live' names another collection than 'c' by now" in report.checks[-1].said
     source.connector.close()
 
 

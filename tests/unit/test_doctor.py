@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import orjson
@@ -14,7 +15,7 @@ import pytest
 import toys
 
 import pixdex
-from pixdex import Batch, Collection, _plugins
+from pixdex import Batch, Collection, _plugins, connect
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.doctor import Check, Diagnosis, State, diagnose
 from pixdex.errors import ConfigError
@@ -170,6 +171,24 @@ def test_a_check_ends_when_its_time_is_over_and_says_so(monkeypatch: pytest.Monk
     assert "1 of 60 records, as time was over" in checks["recall"].what
 
 
+def test_both_searches_of_a_check_share_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def slow(store: MemoryConnector) -> None:
+        search = store.search
+
+        def searched(name: str, request: object, *, timeout: float | None) -> object:
+            now[0] += len(request.queries)  # type: ignore[attr-defined] # a second each
+            return search(name, request, timeout=timeout)  # type: ignore[arg-type]
+
+        store.search = searched  # type: ignore[method-assign, assignment]
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0])
+    monkeypatch.setattr("pixdex._doctor_probing.time", clock)
+    assert "15 of 60 records, as time was over" in memory(slow, monkeypatch)["recall"].what
+    assert now[0] <= 35
+
+
 def test_an_index_that_loses_hits(monkeypatch: pytest.MonkeyPatch) -> None:
     def lossy(store: MemoryConnector) -> None:
         search = store.search
@@ -222,6 +241,16 @@ def test_a_collection_that_is_being_written_to_is_not_ill(monkeypatch: pytest.Mo
 
     check = memory(growing, monkeypatch)["records"]
     assert (check.state, "being written to" in check.what) == (State.NOTE, True)
+
+
+def test_a_reindexing_that_was_cut_off(url: str) -> None:
+    connector, name = connect(url)
+    Collection.open(connector, name)._feed("old")
+    connector.close()
+    check = by_name(diagnose(url))["reindexing"]
+    assert check.state is State.NOTE
+    assert "'old'" in check.what
+    assert "the same command again" in check.remedy
 
 
 def test_an_alias_that_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,12 +160,14 @@ def test_paths_are_found_by_a_filter_or_by_reading_all(
     index.add("../link")  # stored as .../real/../link/00.png
     index.add(table("path\n../real/../in/05.png\n", "pictures.csv"))
     index.add(toys.png(40), ids=["drawn"])
+    index.add(toys.png(41), ids=["s3://bucket/41.png"])  # bytes, which have no path: their id is what names them
     rows = table(
         f"path,label\n{tmp_path}/real/00.png,cat\n{tmp_path}/link/01.png,dog\n../real/../in/05.png,cow\ndrawn,ox\n"
+        "s3://bucket/41.png,ewe\n"
     )
     done = label(index, rows)
-    assert (done.labelled, done.unknown.count) == (3, 1)
-    assert sorted(filter(None, labels(index).values())) == ["cat", "cow", "dog"]
+    assert (done.labelled, done.unknown.count) == (4, 1)
+    assert sorted(filter(None, labels(index).values())) == ["cat", "cow", "dog", "ewe"]
     elsewhere = table("path,label\n00.png,hen\n")
     assert label(index, elsewhere, root=tmp_path / "real").changed == 1
 
@@ -188,7 +190,7 @@ def test_where_nothing_fits_it_is_said_how_paths_look(filled: ImageIndex, tmp_pa
     done = label(filled, other)
     assert done.matched == 0
     assert str(root) in done.notices[0]
-    assert f"relative to {tmp_path}/else (root=)" in done.notices[0]
+    assert f"relative to {tmp_path}/else (--root, root=)" in done.notices[0]
     assert "declared" not in filled.info().fields
     assert label(filled, other, root=root).labelled == 1
 
@@ -242,6 +244,14 @@ def test_what_does_not_fit_the_field_is_counted(made: Any, root: Path, table: An
         label(index, table("path,label\n00.png,3\n"), kind="text")
 
 
+def test_a_row_of_any_length_is_named_in_short(filled: ImageIndex, table: Any) -> None:
+    done = label(filled, table(f"path,label\n{'a' * 100_000},cat\n{'b' * 100_000},\n"))
+    (unknown,), (unlabelled,) = done.unknown.examples, done.unlabelled.examples
+    assert unknown.startswith("line 2: /")
+    assert unlabelled.startswith("line 3: bbb")
+    assert max(map(len, (unknown, unlabelled))) < 500
+
+
 def test_a_table_that_is_not_utf_8_is_not_half_read(filled: ImageIndex, table: Any) -> None:
     done = label(filled, table(b"\xef\xbb\xbfpath;label\n00.png;K\xe4fer\n01.png; K\xc3\xa4fer \n"))
     assert labels(filled)["01.png"] == "Käfer"
@@ -279,8 +289,8 @@ def test_categories_of_coco(filled: ImageIndex, root: Path) -> None:
         {"id": 3, "image_id": 0, "category_id": 1, "bbox": [0, 0, 9, 9], "iscrowd": 1},
         {"id": 4, "image_id": 1, "category_id": 1},
         {"id": 5, "image_id": 1, "category_id": 1},
-        {"id": 6, "image_id": 2, "category_id": 3},
-        {"id": 7, "image_id": 9, "category_id": 1},
+        {"id": 60, "image_id": 2, "category_id": 3},
+        {"id": 70, "image_id": 9, "category_id": 1},
     ]
     file = coco(root / "instances.json", images=images, annotations=annotations, categories=categories)
     revs = toys.revs(filled)
@@ -291,11 +301,28 @@ def test_categories_of_coco(filled: ImageIndex, root: Path) -> None:
     assert (labels(filled)["00.png"], labels(filled)["01.png"]) == ("dog", "cat")
     assert (done.labelled, done.unlabelled.examples) == (2, ("image 2: 02.png", "image 3: 03.png"))
     assert sorted(done.unusable.examples) == [
-        "annotation 6: its category 3 is none of the file's",
-        "annotation 7: it is of image 9, which the file does not have",
+        "annotation 60: its category 3 is none of the file's",
+        "annotation 70: it is of image 9, which the file does not have",
     ]
     label(filled, file, field="seen", kind="text[]")
     assert (labels(filled, "seen")["00.png"], labels(filled, "seen")["01.png"]) == (["cat", "dog"], ["cat"])
+
+
+@pytest.mark.parametrize("kind", ["text", "text[]"])
+def test_a_category_that_cannot_be_a_label_stops_nothing(filled: ImageIndex, root: Path, kind: str) -> None:
+    names = ["cat", " ", "x" * 9000, None]
+    file = coco(
+        root / "x.json",
+        images=[{"id": n, "file_name": f"0{n}.png"} for n in range(4)],
+        annotations=[{"id": n, "image_id": n, "category_id": n} for n in range(4)],
+        categories=[{"id": n, "name": name} for n, name in enumerate(names)],
+    )
+    done = label(filled, file, kind=kind)
+    assert (done.labelled, done.unlabelled.count, done.unusable.count) == (1, 2, 3)
+    assert {"annotation 1: its category 1 has no name", "annotation 3: its category 3 has no name"} <= set(
+        done.unusable.examples
+    )
+    assert [name for name, value in labels(filled).items() if value] == ["00.png"]
 
 
 def test_coco_and_a_field_that_is_no_text(made: Any, root: Path) -> None:
@@ -315,7 +342,7 @@ def test_coco_and_a_field_that_is_no_text(made: Any, root: Path) -> None:
     ("text", "options", "said"),
     [
         ("path,labels\n00.png,cat\n", {}, r"no column 'label' of labels \(did you mean 'labels'"),
-        ("picture,label\n00.png,cat\n", {}, "say with column= which column names the pictures"),
+        ("picture,label\n00.png,cat\n", {}, r"say with --column \(column=\) which column names the pictures"),
         ("path,label\n00.png,cat\n", {"column": "paths"}, r"no column 'paths' \(did you mean 'path'"),
         ("", {}, "is empty"),
         ("path,label\n", {"by": "hash"}, "one of path, name, id"),
@@ -364,16 +391,21 @@ def test_another_tools_collection_is_not_written(tmp_path: Path, table: Any) -> 
 
 
 def test_another_job_at_the_collection(tmp_path: Path, root: Path, table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pixdex._state import locked
-    from pixdex.journal import journal_of
+    from pixdex.connectors import connect
+    from pixdex.encoders.decoding import Decoding
+    from pixdex.jobs import Job, journal_for
 
     monkeypatch.setenv("PIXDEX_STATE", str(tmp_path / "state"))
     url = f"pq://{tmp_path / 'p.pix'}"
     with pixdex.open(url, encoder=toys.ToyEncoder()) as index:
         index.add(root)
     rows = table("path,label\n00.png,cat\n")
-    with locked(journal_of(url)), pytest.raises(StoreLocked):
-        label(url, rows)
+    connector, name = connect(url)
+    connector.alias("album", name, timeout=None)
+    for address in (url, f"{url}#album"):  # it is one collection by all its names
+        with journal_for(Job(), url, connector, name, "toy", Decoding()), pytest.raises(StoreLocked):
+            label(address, rows)
+    connector.close()
     assert label(url, rows, dry_run=True).labelled == 1
     assert label(url, rows).labelled == 1
 
@@ -423,6 +455,8 @@ def test_a_caption_that_changes_gets_its_new_vector(made: Any, root: Path, table
     np.testing.assert_allclose(after.vectors["image"], before.vectors["image"], atol=1e-6)
     assert np.abs(after.vectors["text"] - before.vectors["text"]).max() > 0.01
     assert index.search(text="a blue boat", k=1)[0].id == "in/00.png"
+    done = label(index, table("path,says\n00.png,nothing\n"), label="says")
+    assert "'words' makes no usable vector" in "".join(done.notices)
 
 
 def test_the_ways_are_words() -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -388,6 +389,105 @@ def test_stopped_around_the_switch_the_same_call_ends_it(
     assert contents(live).keys() == contents(f"{store}#v1").keys()
     assert fed_from(live) is None
     assert "already" in " ".join(reindex(live, encoder=Turned(), options=QUICK).notices)
+
+
+def cut_off(live: str, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    """A reindexing to ``next`` that was killed ``before`` or ``after`` it switched the alias."""
+    real = Collection.alias
+
+    def killed(self: Collection, alias: str) -> None:
+        if at == "after":
+            real(self, alias)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Collection, "alias", killed)
+        with pytest.raises(KeyboardInterrupt):
+            reindex(live, encoder=Turned(), options=replace(QUICK, into="next"))
+
+
+@pytest.mark.parametrize("at", ["before", "after"])
+def test_what_was_cut_off_and_is_not_used_is_emptied_alone(
+    live: str, store: str, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(live, monkeypatch, at)
+    if at == "after":
+        assert rollback(live).back == "v1"
+        assert fed_from(f"{store}#next") is None
+    with pixdex.open(f"{store}#next") as index:
+        index.delete("pics/03.png")
+        index.delete(F.content.exists())
+    assert contents(f"{store}#next") == {}
+    assert len(contents(live)) == 12
+
+
+def test_cut_off_after_the_switch_it_is_fed_until_the_old_collection_is_gone(
+    any_store: str, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = made(any_store, pictures)
+    cut_off(live, monkeypatch, "after")
+    assert fed_from(live) == "v1"
+    with pixdex.open(live) as index:
+        index.delete("pics/03.png")
+        assert index.add(pictures, progress=False).unchanged == 0
+        index.delete("pics/03.png")
+    assert "pics/03.png" not in contents(f"{any_store}#v1")
+    connector, _ = connect(any_store)
+    Collection.open(connector, "v1").drop()
+    connector.close()
+    (pictures / "03.png").unlink()
+    with pixdex.open(live) as index:
+        assert index.add(pictures, progress=False).unchanged == 11
+    with pixdex.open(f"{any_store}#v1", encoder="toy:48") as another:
+        another.add(pictures, progress=False)
+    with pixdex.open(live) as index:
+        index.delete(["pics/04.png"])
+    assert "pics/04.png" in contents(f"{any_store}#v1")
+    assert fed_from(live) is None
+    report = reindex(live, encoder=Turned(), options=QUICK)
+    assert (report.written, report.deleted) == (0, 0)
+    assert contents(live).keys() == {f"pics/{n:02}.png" for n in range(12)} - {"pics/03.png", "pics/04.png"}
+
+
+def test_cut_off_after_the_switch_with_the_old_collection_gone_there_is_nothing_left_to_do(
+    live: str, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(live, monkeypatch, "after")
+    connector, _ = connect(store)
+    Collection.open(connector, "v1").drop()
+    assert "already" in " ".join(reindex(live, encoder=Turned(), options=QUICK).notices)
+    assert fed_from(live) is None
+    with pytest.raises(ConfigError, match="remembers nothing"):
+        drop_old(live)
+
+
+@pytest.mark.parametrize("forward", [False, True])
+def test_a_rollback_that_was_cut_off_goes_on(
+    live: str, store: str, forward: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name_alias(f"{store}#v1", "first")
+    reindex(live, encoder=Turned(), options=replace(QUICK, into="next"))
+    if forward:
+        rollback(live)
+    back, left, to = ("next", "v1", "next") if forward else ("v1", "next", None)
+
+    def killed(mover: Any) -> None:
+        with pixdex.open(f"{store}#{left}") as index:  # what had begun before the switch
+            index.add(toys.write(tmp_path / "late.png", 70), source="x", progress=False)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pixdex.reindexing.end_switch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rollback(live, to=to, catch_up=True, options=QUICK)
+    assert fed_from(live) == left
+    report = rollback(live, to=to, catch_up=True, options=QUICK)
+    assert (report.left, report.back, report.caught_up) == (left, back, 1)
+    assert "x/late.png" in contents(live)
+    assert spec_of(live) == spec_of(f"{store}#{back}")
+    assert fed_from(live) is None
+    if forward:
+        assert rollback(live).back == "v1"
 
 
 def test_a_page_that_was_written_but_not_noted_counts_as_written(

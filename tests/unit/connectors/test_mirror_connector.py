@@ -251,7 +251,71 @@ def test_a_file_that_remembers_nothing_fails_no_write(
     photos.upsert(records(2))
     assert "cannot be remembered" in caplog.text
     assert second.count("photos", None, timeout=None) == photos.count() == 2
+    assert mirror.comparison().unwritten == 0  # the second store has them
+    second.away = True
+    photos.upsert(records(2))
+    assert mirror.comparison().unwritten == 2
     mirror.close()
+
+
+def test_another_programs_write_is_not_forgotten(
+    second: Shaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two programs write the same records; the second store fails one of them while the other one's are under way."""
+    first = MemoryConnector()
+    ours, theirs = (Mirror(first, second, missed=tmp_path / "missed") for _ in range(2))
+    photos = Collection.create(ours, "photos", SPEC)
+    others = Collection.open(theirs, "photos")
+    new = replace(records(2), payloads=({"n": 70}, {"n": 71}))
+    write = second.upsert
+
+    def upsert(name: str, batch: Batch, *, timeout: float | None) -> None:
+        write(name, batch, timeout=timeout)
+        monkeypatch.undo()
+        second.away = True
+        others.upsert(new)
+        second.away = False
+
+    for step in (lambda: photos.upsert(records(2)), photos.flush):
+        monkeypatch.setattr(second, "upsert", upsert)
+        step()
+        assert theirs.comparison().unwritten == ours.comparison().unwritten == 2
+    photos.flush()
+    assert [p["n"] for p in Collection.open(second, "photos").fetch(["r0", "r1"]).payloads or ()] == [70, 71]
+    assert ours.comparison().unwritten == 0
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize("earlier", ["primary", "secondary", "flush"])
+def test_two_programs_that_overtake_one_another_are_brought_level(
+    second: Shaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: str
+) -> None:
+    first = MemoryConnector()
+    ours, theirs = (Mirror(first, second, missed=tmp_path / "missed") for _ in range(2))
+    photos = Collection.create(ours, "photos", SPEC)
+    others = Collection.open(theirs, "photos")
+    store = first if earlier == "primary" else second
+    write = store.upsert
+
+    def upsert(name: str, batch: Batch, *, timeout: float | None) -> None:
+        monkeypatch.undo()
+        others.upsert(replace(records(2), payloads=({"n": 70}, {"n": 71})))
+        write(name, batch, timeout=timeout)
+
+    if earlier == "flush":
+        ours._rests_until = float("inf")
+        photos.upsert(records(2))
+    monkeypatch.setattr(store, "upsert", upsert)
+    if earlier == "primary":
+        ours._rests_until = float("inf")
+    photos.flush() if earlier == "flush" else photos.upsert(records(2))
+    assert ours.comparison().unwritten == 2
+    photos.flush()
+    of_both = [Collection.open(one, "photos").fetch(["r0", "r1"]).payloads for one in (first, second)]
+    assert of_both[0] == of_both[1]
+    ours.close()
+    theirs.close()
 
 
 def test_closing_does_not_ask_again(photos: Collection, mirror: Mirror, second: Shaky) -> None:

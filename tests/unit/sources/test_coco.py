@@ -86,9 +86,10 @@ def test_members_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         said = dict(coco.refused())
     assert said.pop("image 1") == "this id stands twice"
     assert said.pop("an image 'b.jpg'") == "it has no id"
-    assert said.pop("annotation None") == "it has no image_id or no category_id"
-    (row,) = said
-    assert said[row].startswith("not JSON")
+    for image in (1, True):
+        assert said.pop(f"an annotation of image {image}") == "it has no image_id or no category_id"
+    assert said.pop("annotations, member 3").startswith("not JSON")
+    assert not said
 
 
 def test_the_largest_box_counts(tmp_path: Path) -> None:

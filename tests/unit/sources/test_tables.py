@@ -167,7 +167,9 @@ def test_the_column_of_pictures(photos, root, heads, column, used):
 
 def test_a_column_that_is_not_there_names_those_that_are(photos, root):
     path = table(root / "t.csv", "album,picture\nx,00.png\n")
-    with pytest.raises(ConfigError, match=r"say with column= which column names the pictures \(there are: album, pict"):
+    with pytest.raises(
+        ConfigError, match=r"--column \(column=\) which column names the pictures \(there are: album, pict"
+    ):
         photos.add(path)
     with pytest.raises(ConfigError, match="there is no column 'pictures' .did you mean 'picture'"):
         photos.add(path, column="pictures")
@@ -352,7 +354,7 @@ def test_parquet_may_hold_the_pictures(photos, root):
     assert photos.add(root / "t.parquet").unchanged == 3
     plain = pa.table({"id": [f"p{n}" for n in range(40)], "png": [toys.png(n) for n in range(40)]})
     pq.write_table(plain, root / "plain.parquet")
-    with pytest.raises(ConfigError, match="say with column= which column"):
+    with pytest.raises(ConfigError, match=r"say with --column \(column=\) which column"):
         photos.add(root / "plain.parquet")
     report = photos.add(root / "plain.parquet", column="png")
     assert (report.added, report.reused) == (37, 3)
