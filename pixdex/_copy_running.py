@@ -336,6 +336,11 @@ class Run:
         for ids in census.missing("target"):
             changed += mover.these([record for record in ids if record not in refused])
         self._caught_up += changed
+        if not census.count("source") and self._job.fact("written", 0) and census.count("target"):
+            raise ConfigError(
+                f"{self._addresses[0]} is empty, and had records when they were copied: all of them would be removed from "
+                f"{self._addresses[1]}. Nothing was removed: see what became of the source; if that is meant, drop the target"
+            )
         for ids in census.missing("source"):
             ours = self._job.wrote(ids)
             back = set(self._source.fetch(sorted(ours), want=Want(payload=False)).ids) if ours else set()

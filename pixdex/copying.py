@@ -75,7 +75,8 @@ def copy(
         progress: called with a ``Moving`` after every page.
 
     Raises:
-        ConfigError: both are the same collection; an alias that names another one; the job cannot be remembered.
+        ConfigError: both are the same collection; an alias that names another one; a source that is empty now and was copied
+            before; the job cannot be remembered.
         NotFound: there is no such source.
         AlreadyExists: the target holds records that are not this job's; or other records under ids of the source.
         FingerprintMismatch, Unsupported: the target has another Spec, or the store cannot hold such a one.

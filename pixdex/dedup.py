@@ -190,7 +190,7 @@ def find_duplicates(
             known = tokens_of(collection, set().union(*(worth_a_look(hits, near) for _, hits in found)), using)
         for row, hits in found:
             said = judge(mine[row], hits, known)
-            pairs.hear(page.batch.ids[row], [one for one in said if one[1] > unseen])  # others count as unseen anyway
+            pairs.hear(page.batch.ids[row], [one for one in said if one[1] > unseen])  # less is silence: few are kept
         asked += len(page.batch)
         if progress is not None:
             progress(asked, max(asked, total))

@@ -412,6 +412,16 @@ def test_a_target_with_records_of_others_is_left_alone(place):
     assert everything(target).keys() == before.keys()
 
 
+def test_a_source_that_is_empty_now_empties_no_target(place):
+    source, target = filled(place("a"), 5), place("b")
+    copy(source, target)
+    with Opened(source) as collection:
+        collection.delete_where(F.ids([f"shop/{n:04}.jpg" for n in range(5)]))
+    with pytest.raises(ConfigError, match=r"is empty, and had records when they were copied.*Nothing was removed"):
+        copy(source, target)
+    assert len(everything(target)) == 5
+
+
 def test_a_half_copied_target_is_gone_on_with_by_its_own_job_only(place):
     source, target = filled(place("a")), place("b")
 
