@@ -238,9 +238,8 @@ class _Milvus:
         self._client.flush("raw")
 
     def count(self) -> None:
-        """What a copy asks besides, to compare: Lite reads rows for it, in this process."""
-        where = 'stock >= 100 and array_contains(tags, "local")'
-        self._client.query("raw", filter=where, output_fields=["count(*)"])
+        """What a copy asks besides, to compare: Lite takes as much memory for it, in this process, as what matches has."""
+        self._client.query("raw", filter="stock >= 0", output_fields=["count(*)"])
 
     def close(self) -> None:
         self._client.close()
