@@ -122,7 +122,8 @@ def reindex(
         progress: called with a ``Moving`` after every page.
 
     Raises:
-        ConfigError: ``url`` names no alias; it names another collection by now; no such encoder or label.
+        ConfigError: ``url`` names no alias; it names another collection by now; no such encoder or label; another reindexing
+            was stopped around its switch.
         NotFound: there is no such collection.
         AlreadyExists: there is a collection of the new name, which is not this job's.
         InvalidImage: a picture could not be used, where ``missing`` is ``stop``.
@@ -143,6 +144,12 @@ def reindex(
         stack.enter_context(locked(job_file("alias", store.address(store.name))))
         if old.spec.vector(IMAGE).fingerprint.digest == loaded.fingerprint.digest:
             return _already(store, old, loaded, options, follow)
+        fed = old.spec.fed_from
+        if fed is not None and store.place.existing(fed) is not None:
+            raise ConfigError(
+                f"{old.name!r} lacks what reached {fed!r} last, as a reindexing was stopped around its switch: end that first, "
+                f"with its encoder (--encoder {old.spec.encoder or old.spec.vector(IMAGE).fingerprint.encoder}), or go back with rollback"
+            )
         if name in (old.name, *store.place.aliases()):
             what = "the collection that is read" if name == old.name else "an alias"
             raise ConfigError(f"{name!r} is {what}: give the new collection another name (--into)")

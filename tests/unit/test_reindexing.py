@@ -427,6 +427,8 @@ def test_cut_off_after_the_switch_it_is_fed_until_the_old_collection_is_gone(
     live = made(any_store, pictures)
     cut_off(live, monkeypatch, "after")
     assert fed_from(live) == "v1"
+    with pytest.raises(ConfigError, match=r"'next' lacks what reached 'v1' last.*end that first.*--encoder turned:48"):
+        reindex(live, encoder="toy:48", options=QUICK)
     with pixdex.open(live) as index:
         index.delete("pics/03.png")
         assert index.add(pictures, progress=False).unchanged == 0
