@@ -228,6 +228,14 @@ class Store:
         left = None if timeout is None else deadline.left(timeout)
         return call(physical(name), **arguments, **once(left))
 
+    def count(self, name: str, matching: str, timeout: float | None, level: Mapping[str, str]) -> int:
+        """How many rows an expression holds for, all for an empty one; ``level``: how fresh the answer has to be."""
+        if matching and not self.server:  # Lite would hold all that matches, vectors too, to count it
+            key = {"filter": matching, "output_fields": [self.last(name, timeout).key.column]}
+            return len(self.loaded("query", name, timeout, key))
+        counted = {"filter": matching, "output_fields": ["count(*)"], **level}
+        return int(self.loaded("query", name, timeout, counted)[0]["count(*)"])
+
     def load(self, name: str, timeout: float | None) -> None:
         """Have the collection taken into memory; this does not wait until it is."""
         self.client.load_collection(physical(name), **once(timeout), **({"_async": True} if self.server else {}))

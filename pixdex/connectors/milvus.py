@@ -239,7 +239,7 @@ class Milvus:
         with self._calling(name) as store:
             store.described(name, timeout)  # Lite flushes what does not exist
             if store.server:  # sealing segments would take seconds, and makes nothing more visible
-                store.loaded("query", name, timeout, {**_counted(""), **_level(store, "Strong")})
+                store.count(name, "", timeout, _level(store, "Strong"))
             else:
                 store.client.flush(physical(name), **once(timeout))
 
@@ -297,13 +297,8 @@ class Milvus:
 
     def count(self, name: str, where: Filter | None, *, timeout: float | None) -> int:
         with self._calling(name) as store:
-            layout = store.last(name, timeout)
-            matching = "" if where is None else self._matching(where, layout.spec)
-            if where is not None and not store.server:  # Lite would hold all that matches, vectors too, to count it
-                asked = {"filter": matching, "output_fields": layout.columns((), Want(payload=False))}
-                return len(store.loaded("query", name, timeout, asked))
-            answer = store.loaded("query", name, timeout, {**_counted(matching), **_level(store, "Bounded")})
-        return int(answer[0]["count(*)"])
+            matching = "" if where is None else self._matching(where, store.last(name, timeout).spec)
+            return store.count(name, matching, timeout, _level(store, "Bounded"))
 
     def close(self) -> None:
         self._release()
@@ -328,10 +323,6 @@ def _write(store: Store, layout: Layout, name: str, batch: Batch, timeout: float
         layout.spec.physical(column)
     if len(batch):
         store.client.upsert(physical(name), layout.rows(batch), **once(timeout))
-
-
-def _counted(matching: str) -> dict[str, Any]:
-    return {"filter": matching, "output_fields": ["count(*)"]}
 
 
 def _level(store: Store, level: str) -> dict[str, str]:
