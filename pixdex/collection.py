@@ -25,6 +25,7 @@ from pixdex.errors import (
     AlreadyExists,
     ConfigError,
     FingerprintMismatch,
+    InvalidFilter,
     InvalidRecord,
     NotFound,
     PartialWrite,
@@ -366,13 +367,11 @@ class Collection:
         bound = bind(where, self.spec)
         if bound == FALSE:
             return
-        if self.spec.fed_from is not None:  # a record matches here, and perhaps not as it was there: by id, then
-            self.delete(self._matching_ids(bound))
-            return
         self._delete_where(bound)
         feeding = self._feeding()
-        if feeding is not None:  # an alias was switched the moment before, so that both hold the same
-            feeding._delete_where(bind(where, feeding.spec))  # noqa: SLF001 - of this class
+        if feeding is not None:
+            with suppress(InvalidFilter):  # a field that was declared here since
+                feeding._delete_where(bind(where, feeding.spec))  # noqa: SLF001 - of this class
 
     def _delete_where(self, bound: Filter) -> None:
         """Remove what matches from this collection alone."""
@@ -380,11 +379,8 @@ class Collection:
         if pushed is not None and self.capabilities.delete_where:
             self._run("delete_where", self.connector.delete_where, pushed)
             return
-        self._delete(self._matching_ids(bound))
-
-    def _matching_ids(self, bound: Filter) -> list[str]:
-        """Collected before any is deleted: deleting under a running scan may skip pages."""
-        return [i for page in self._reader.matching(bound, Want(payload=False)) for i in page.batch.ids]
+        # Collect first: deleting under a running scan may skip pages.
+        self._delete([i for page in self._reader.matching(bound, Want(payload=False)) for i in page.batch.ids])
 
     # --- upkeep -------------------------------------------------------------------------------------
 

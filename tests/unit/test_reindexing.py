@@ -451,19 +451,6 @@ def test_cut_off_after_the_switch_it_is_fed_until_the_old_collection_is_gone(
     assert contents(live).keys() == {f"pics/{n:02}.png" for n in range(12)} - {"pics/03.png", "pics/04.png"}
 
 
-def test_what_matches_by_a_field_that_is_new_since_the_switch_is_deleted_for_good(
-    live: str, store: str, pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cut_off(live, monkeypatch, "after")
-    with pixdex.open(live) as index:
-        index.add(pictures / "05.png", ids=["pics/05.png"], fields={"mood": "blue"}, progress=False)
-        index.collection.alter(fields=[pixdex.Field(name="mood", kind=pixdex.Kind.TEXT)])
-        index.delete(F.mood == "blue")
-    assert "pics/05.png" not in contents(f"{store}#v1")
-    reindex(live, encoder=Turned(), options=QUICK)
-    assert contents(live).keys() == {f"pics/{n:02}.png" for n in range(12)} - {"pics/05.png"}
-
-
 def test_cut_off_after_the_switch_with_the_old_collection_gone_there_is_nothing_left_to_do(
     live: str, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
