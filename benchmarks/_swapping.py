@@ -19,7 +19,8 @@ from uuid import NAMESPACE_URL, uuid5
 import numpy as np
 import orjson
 
-from pixdex.types import Batch, Field, Fingerprint, Kind, Spec, TokenSpec, Vector
+from pixdex.spec import Field, Fingerprint, Kind, Spec, TokenSpec, Vector
+from pixdex.types import Batch
 
 __all__ = ["DIM", "SPEC", "batches", "peak_mb", "records"]
 
@@ -415,6 +416,7 @@ def _copied(source: str, target: str, deadly: int) -> dict[str, Any]:
 
     def follow(moving: Moving) -> None:
         if deadly and moving.phase == "copying" and moving.done >= deadly:
+            print(orjson.dumps({"copied": moving.done, "rate": moving.rate}).decode(), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
     report = copy(source, target, progress=follow)

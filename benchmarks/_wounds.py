@@ -26,7 +26,8 @@ from pixdex.collection import Collection
 from pixdex.connectors.pq import PqConnector, PqOptions
 from pixdex.errors import AccessDenied, PixdexError, StoreFull
 from pixdex.filters import F
-from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Spec, Tuning, Vector, Want
+from pixdex.spec import Field, Fingerprint, Kind, Metric, Spec, Vector
+from pixdex.types import Batch, Tuning, Want
 
 __all__ = ["Wounds", "wound"]
 

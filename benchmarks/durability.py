@@ -44,7 +44,8 @@ from pixdex.connectors.pq import PqConnector, PqOptions
 from pixdex.errors import NotFound, PixdexError
 from pixdex.index import ImageIndex
 from pixdex.pictures import content_hash
-from pixdex.types import Batch, Field, Fingerprint, Hit, Kind, Metric, Spec, Vector, Want
+from pixdex.spec import Field, Fingerprint, Kind, Metric, Spec, Vector
+from pixdex.types import Batch, Hit, Want
 
 NAME, DIM, POOL = "pictures", 64, 3000
 KILLS, QUICK_KILLS, ADD_KILLS = 200, 8, 20

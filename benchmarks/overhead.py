@@ -25,7 +25,8 @@ import pixdex
 from benchmarks import Goal, report, table
 from pixdex.connectors._qdrant_filters import split
 from pixdex.errors import MissingDependency
-from pixdex.types import Batch, Field, Fingerprint, Kind, Spec, Vector
+from pixdex.spec import Field, Fingerprint, Kind, Spec, Vector
+from pixdex.types import Batch
 
 K, DIM, BATCH = 10, 128, 500
 SEARCHES, UPSERTS, QUICK_SEARCHES, QUICK_UPSERTS = 1_000, 32, 200, 4

@@ -25,7 +25,8 @@ import pixdex
 from benchmarks import Goal, report, table
 from pixdex.errors import MissingDependency
 from pixdex.filters import F, Filter
-from pixdex.types import Batch, Field, Fingerprint, Hit, Kind, Spec, Vector
+from pixdex.spec import Field, Fingerprint, Kind, Spec, Vector
+from pixdex.types import Batch, Hit
 
 RECORDS, QUERIES, QUICK_RECORDS, QUICK_QUERIES = 5_000, 1_000, 500, 200
 K, DIM = 10, 64

@@ -139,7 +139,8 @@ def fetching(
     """One round trip for 100 token sets by id, in no order; ``places`` are addresses, embedded stores by default."""
     import pixdex
     from pixdex.errors import MissingDependency
-    from pixdex.types import Batch, Fingerprint, Spec, TokenSpec, Vector, Want
+    from pixdex.spec import Fingerprint, Spec, TokenSpec, Vector
+    from pixdex.types import Batch, Want
 
     mark = Fingerprint(encoder="random", digest="5eed5eed")
     spec = Spec(vectors=(Vector(dim=16, fingerprint=mark),), tokens=TokenSpec(count=TOKENS, dim=DIM, fingerprint=mark))

@@ -34,7 +34,8 @@ from pixdex.encoders.images import resize
 from pixdex.encoders.port import Features
 from pixdex.errors import MissingDependency
 from pixdex.jobs import Job
-from pixdex.types import Fingerprint, Metric, Want
+from pixdex.spec import Fingerprint, Metric
+from pixdex.types import Want
 
 PICTURES, QUICK_PICTURES = 5000, 400
 KILLS, QUICK_KILLS = 100, 4

@@ -22,7 +22,7 @@ from typing import Any
 from pixdex import F
 from pixdex.connectors.port import Capabilities
 from pixdex.filters import Filter, Operator, to_json
-from pixdex.types import Metric
+from pixdex.spec import Metric
 
 NONE = "\N{EN DASH}"
 PAGE = Path(__file__).with_name("stores.md")

@@ -18,21 +18,9 @@ if TYPE_CHECKING:
     from pixdex.index import ImageIndex, open  # noqa: A004 - pixdex.open, as gzip.open
     from pixdex.policy import Policy
     from pixdex.reindexing import reindex, rollback
+    from pixdex.spec import Field, Fingerprint, Kind, Metric, Spec, TokenSpec, Vector
     from pixdex.transfer import encode, load
-    from pixdex.types import (
-        Batch,
-        Field,
-        Fingerprint,
-        Hit,
-        Kind,
-        Metric,
-        Page,
-        Spec,
-        TokenSpec,
-        Tuning,
-        Vector,
-        Want,
-    )
+    from pixdex.types import Batch, Hit, Page, Tuning, Want
 
 __version__ = "0.1.0"
 
@@ -51,17 +39,17 @@ _HOME = {
     "rollback": "reindexing",
     "encode": "transfer",
     "load": "transfer",
+    "Field": "spec",
+    "Fingerprint": "spec",
+    "Kind": "spec",
+    "Metric": "spec",
+    "Spec": "spec",
+    "TokenSpec": "spec",
+    "Vector": "spec",
     "Batch": "types",
-    "Field": "types",
-    "Fingerprint": "types",
     "Hit": "types",
-    "Kind": "types",
-    "Metric": "types",
     "Page": "types",
-    "Spec": "types",
-    "TokenSpec": "types",
     "Tuning": "types",
-    "Vector": "types",
     "Want": "types",
 }
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pixdex._progress import counting
 from pixdex._records import check_ids, checked
 from pixdex.errors import ConfigError, InvalidRecord
-from pixdex.types import Batch, Payload, Spec
+from pixdex.spec import Spec
+from pixdex.types import Batch, Payload
 
 if TYPE_CHECKING:
     from pixdex.collection import Collection

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Self
 
 from pixdex._limiter import Calls, Limiter
 from pixdex.collection import Collection
-from pixdex.types import Batch, Field, Fingerprint, Hit, Page, Source, Spec, TokenSpec, Tuning, Vector, Want
+from pixdex.spec import Field, Fingerprint, Source, Spec, TokenSpec, Vector
+from pixdex.types import Batch, Hit, Page, Tuning, Want
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

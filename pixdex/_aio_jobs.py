@@ -22,7 +22,8 @@ from pixdex.fusion import Method
 from pixdex.fusion_fitting import Fitted, Sought
 from pixdex.labelling import By, LabelReport
 from pixdex.reindexing import Options, ReindexReport, RollbackReport
-from pixdex.types import Kind, Tuning
+from pixdex.spec import Kind
+from pixdex.types import Tuning
 
 if TYPE_CHECKING:
     from pixdex.aio import AsyncImageIndex

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pixdex import _eval_queries as asking
 from pixdex._kept import NOTHING, kept_of
-from pixdex._made_tokens import picture_of, roots_of
+from pixdex._originals import picture_of, roots_of
 from pixdex.encoders.decoding import Decoding
 from pixdex.encoders.edits import edited
 from pixdex.errors import ConfigError, InvalidImage, Unsupported

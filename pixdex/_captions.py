@@ -17,7 +17,8 @@ from pixdex._asking import Asked
 from pixdex.errors import ConfigError, FingerprintMismatch
 from pixdex.fields import TEXT
 from pixdex.rerankers.port import Query
-from pixdex.types import Batch, Metric, Payload, Spec, Vector
+from pixdex.spec import Metric, Spec, Vector
+from pixdex.types import Batch, Payload
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,7 +15,8 @@ import numpy as np
 from pixdex._copy_shape import TOLERANCE, content, differing, everything, expected
 from pixdex.errors import ConfigError
 from pixdex.filters import F, Filter
-from pixdex.types import Batch, Field, Hit, Kind, Tuning, Want
+from pixdex.spec import Field, Kind
+from pixdex.types import Batch, Hit, Tuning, Want
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

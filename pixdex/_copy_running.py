@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pixdex._copy_until import Until
     from pixdex.connectors.port import Connector
     from pixdex.policy import Policy
-    from pixdex.types import Spec
+    from pixdex.spec import Spec
 
 __all__ = ["Aim", "Asked", "Run", "read"]
 

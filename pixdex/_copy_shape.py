@@ -12,7 +12,8 @@ import orjson
 from pixdex import _records
 from pixdex.errors import InvalidRecord
 from pixdex.filters.meaning import at
-from pixdex.types import Batch, Field, Native, Payload, Spec, Want
+from pixdex.spec import Field, Native, Spec
+from pixdex.types import Batch, Payload, Want
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pixdex.collection import Collection
-    from pixdex.types import Hit, Vector
+    from pixdex.spec import Vector
+    from pixdex.types import Hit
 
 __all__ = ["ENOUGH", "K", "Late", "by_index", "exactly", "found_itself", "share_found"]
 

@@ -27,7 +27,8 @@ from pixdex.encoders.decoding import PATIENCE, Decoding
 from pixdex.errors import ConfigError, InvalidImage
 from pixdex.pictures import Item, Readable, load_picture
 from pixdex.report import Quarantined, Tally
-from pixdex.types import Batch, Metric
+from pixdex.spec import Metric
+from pixdex.types import Batch
 
 if TYPE_CHECKING:
     from typing import Self

@@ -19,7 +19,8 @@ from pixdex.filters import Filter
 from pixdex.filters.meaning import at
 from pixdex.pictures import Picture
 from pixdex.report import Progress, Quarantined
-from pixdex.types import Field, Kind, Payload, Want
+from pixdex.spec import Field, Kind
+from pixdex.types import Payload, Want
 
 if TYPE_CHECKING:
     from pixdex.collection import Collection

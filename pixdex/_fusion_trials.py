@@ -15,7 +15,8 @@ from pixdex.errors import ConfigError
 from pixdex.fields import IMAGE, TEXT
 from pixdex.fusion import AT, NEAR, Decay
 from pixdex.fusion_weights import Trial
-from pixdex.types import Hit, Kind, Payload, Want
+from pixdex.spec import Kind
+from pixdex.types import Hit, Payload, Want
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,7 +14,7 @@ from pixdex._encoders_of import encoder_for, require_own
 from pixdex.collection import Collection
 from pixdex.errors import ConfigError, NotFound, Unsupported
 from pixdex.fields import AUTOMATIC, IMAGE, check_user_fields, infer, spelled
-from pixdex.types import Field, Source, Spec, Vector
+from pixdex.spec import Field, Source, Spec, Vector
 
 if TYPE_CHECKING:
     from pixdex._captions import Captions

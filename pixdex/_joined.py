@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pixdex.filters import Filter, Ids
-from pixdex.types import Batch, Hit, Page, Scan, Search, Spec, Want
+from pixdex.spec import Spec
+from pixdex.types import Batch, Hit, Page, Scan, Search, Want
 
 if TYPE_CHECKING:
     from pixdex.connectors.port import Capabilities, Connector

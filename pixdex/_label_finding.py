@@ -15,7 +15,8 @@ from pixdex.errors import InvalidRecord
 from pixdex.filters import F
 from pixdex.pictures import path_id, shown, text_id
 from pixdex.sources.addresses import scheme_of
-from pixdex.types import Kind, Payload, Want
+from pixdex.spec import Kind
+from pixdex.types import Payload, Want
 
 if TYPE_CHECKING:
     from pixdex._label_results import Tally

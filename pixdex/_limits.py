@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import orjson
 
 from pixdex.errors import InvalidRecord, Unsupported
-from pixdex.types import MAX_ID_BYTES, Batch, Spec
+from pixdex.spec import Spec
+from pixdex.types import MAX_ID_BYTES, Batch
 
 if TYPE_CHECKING:
     from pixdex.connectors.port import Capabilities, Connector

@@ -57,8 +57,8 @@ Pictures = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE...",
-        help="Folders, picture files, patterns, lists (.txt), tables (.csv, .tsv, .jsonl, .parquet), archives (.zip, "
-        ".tar, .tar.gz), addresses (https://, s3://).",
+        help="Folders, picture files, patterns, lists (.txt), tables (.csv, .tsv, .jsonl, .parquet), COCO annotations "
+        "(.json), archives (.zip, .tar, .tar.gz), addresses (https://, s3://).",
     ),
 ]
 FieldValues = Annotated[
@@ -82,7 +82,10 @@ Column = Annotated[
     ),
 ]
 AllowRemote = Annotated[
-    bool, typer.Option("--allow-remote", help="Fetch pictures over http, and from addresses that tables name.")
+    bool,
+    typer.Option(
+        "--allow-remote", help="Fetch pictures over http, and from addresses that tables and annotations name."
+    ),
 ]
 AllowPrivate = Annotated[
     bool, typer.Option("--allow-private", help="Fetch also from this machine and private networks.")

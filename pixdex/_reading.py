@@ -17,7 +17,8 @@ from pixdex._vectors import checked_query, checked_vectors
 from pixdex.errors import ConfigError
 from pixdex.filters import FALSE, TRUE, Filter, Operator, bind, matches, relax
 from pixdex.scores import similarities
-from pixdex.types import Batch, Hit, Page, Scan, Search, Spec, Tuning, Want
+from pixdex.spec import Spec
+from pixdex.types import Batch, Hit, Page, Scan, Search, Tuning, Want
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -9,10 +9,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 from pixdex.errors import InvalidRecord
-from pixdex.types import MAX_ID_BYTES, MAX_INT, MAX_TEXT_BYTES, Batch, Field, Kind, Payload, Spec, python_scalar
+from pixdex.spec import Field, Kind, Spec
+from pixdex.types import MAX_ID_BYTES, MAX_INT, MAX_TEXT_BYTES, Batch, Payload, python_scalar
 
 __all__ = ["check_ids", "checked", "coerce", "conversions", "holds", "show", "with_revs"]
 
@@ -100,16 +102,41 @@ def _payloads(ids: Sequence[str], payloads: Sequence[Payload], spec: Spec) -> tu
     odd = _odd_keys(payloads, fields)
     if odd is not None and not odd:
         return tuple(payloads)
+    entries = {key: _reader(key, payloads, fields.get(key)) for key in odd or ()}
     checked = []
     for record, payload in zip(ids, payloads, strict=True):
         if not isinstance(payload, Mapping):
             raise InvalidRecord(f"record {record!r}: a payload is a mapping, not {type(payload).__name__}")
-        keys = payload if odd is None else odd & payload.keys()
         try:
-            checked.append({**payload, **{_key(key): _entry(key, payload[key], fields.get(key)) for key in keys}})
+            if odd is None:
+                changed = {_key(key): _entry(key, value, fields.get(key)) for key, value in payload.items()}
+            else:
+                changed = {_key(key): read(payload[key]) for key, read in entries.items() if key in payload}
+            checked.append({**payload, **changed})
         except InvalidRecord as error:
             raise InvalidRecord(f"record {record!r}: {error}") from None
     return tuple(checked)
+
+
+def _reader(key: str, payloads: Sequence[Payload], field: Field | None) -> Callable[[Any], Any]:
+    """What makes a value under a key canonical: by the shortest way where all that are there are alike."""
+    column = [payload[key] for payload in payloads if key in payload]
+    kinds = set(map(type, column))
+    if kinds == {datetime} and field is not None and field.kind is Kind.TIME and not field.many:
+        if all(moment.tzinfo is UTC for moment in column):
+            return _spelled
+    elif kinds == {list} and (field is None or field.many):
+        items = list(chain.from_iterable(column))
+        if type(None) not in set(map(type, items)) and _is_plain(items, field and replace(field, many=False)):
+            return list
+    elif kinds == {dict} and field is None and _odd_keys(column, {}) == set():
+        return dict
+    return lambda value: _entry(key, value, field)
+
+
+def _spelled(moment: datetime) -> str:
+    """A time in UTC as it is stored."""
+    return moment.isoformat(timespec="microseconds")
 
 
 _MOST_KEYS = 100
@@ -253,7 +280,7 @@ def _time(field: Field, value: str | datetime) -> str:
     if moment.tzinfo is None:
         raise InvalidRecord(f"field {field.name!r}: {moment.isoformat()} has no time zone: add one, such as UTC")
     try:
-        return moment.astimezone(UTC).isoformat(timespec="microseconds")
+        return _spelled(moment.astimezone(UTC))
     except OverflowError:
         raise InvalidRecord(
             f"field {field.name!r}: {moment.isoformat()} is outside the years 1 to 9999 in UTC"

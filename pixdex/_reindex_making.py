@@ -15,12 +15,13 @@ import numpy as np
 from pixdex._crew import Crew
 from pixdex._encoding import Encoded, Encoding
 from pixdex._machine import cores
-from pixdex._made_tokens import picture_of, roots_of
+from pixdex._originals import picture_of, roots_of
 from pixdex._reindex_job import Missing
 from pixdex.errors import InvalidImage
 from pixdex.fields import CONTENT, IMAGE
 from pixdex.pictures import Item
-from pixdex.types import Batch, Spec, TokenSpec, Vector, Want
+from pixdex.spec import Spec, TokenSpec, Vector
+from pixdex.types import Batch, Want
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

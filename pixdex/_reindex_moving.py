@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pixdex import _records
 from pixdex._copy_moving import Follow, Pace, ahead, microseconds, pages
 from pixdex._copy_shape import sound
+from pixdex._feeding import feed
 from pixdex._limits import pieces
 from pixdex._reindex_job import Missing
 from pixdex._reindex_making import wanted
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pixdex._reindex_job import Ledger
     from pixdex._reindex_making import Maker, Making
     from pixdex.collection import Collection
-    from pixdex.types import Vector
+    from pixdex.spec import Vector
 
 __all__ = ["Mover", "Stage", "revisions"]
 
@@ -166,7 +167,7 @@ class Mover:
         sides, and what they find unchanged they write again. Without that neither would leave a trace, and a record that was
         deleted would come back, and one that was added again be removed.
         """
-        self._target._feed(self._source.name if until_done else None)  # noqa: SLF001 - not for others
+        feed(self._target, self._source.name if until_done else None)
 
     def _declare(self) -> None:
         self._target.refresh()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pixdex._reindex_places import Place
     from pixdex.encoders.port import Encoder
     from pixdex.reindexing import Options
-    from pixdex.types import Spec
+    from pixdex.spec import Spec
 
 __all__ = ["Run", "check_alias", "end_switch"]
 

@@ -16,7 +16,8 @@ from pixdex.fields import IMAGE, TEXT
 from pixdex.filters import Filter
 from pixdex.fusion import Moment, Place
 from pixdex.rerankers.port import Query
-from pixdex.types import Hit, Kind, Tuning
+from pixdex.spec import Kind
+from pixdex.types import Hit, Tuning
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from pixdex.fields import CONTENT
 from pixdex.filters import F
 from pixdex.pictures import shown
 from pixdex.report import Entry, Status
+from pixdex.sources.addresses import scheme_of
 from pixdex.types import Want
 
 if TYPE_CHECKING:
@@ -135,9 +136,11 @@ def _path_of(record: str, folders: Sequence[tuple[str, Path]]) -> Iterator[Path]
 
 
 def _added_from_its_file(record: str, payload: Payload) -> bool:
-    """Whether a record says that it was added from the file its id stands for: ids of the user's own may look like such."""
+    """Whether a record says that it was added from the file its id stands for: ids of the user's own may look like such, and
+    what annotations name may have been fetched instead.
+    """
     path, relative = payload.get("path"), Path(record.partition("/")[2]).parts
-    return isinstance(path, str) and Path(path).parts[-len(relative) :] == relative
+    return isinstance(path, str) and scheme_of(path) is None and Path(path).parts[-len(relative) :] == relative
 
 
 def _unseen(files: Mapping[str, Path], journal: Journal) -> dict[str, Path]:
@@ -149,7 +152,7 @@ def _unseen(files: Mapping[str, Path], journal: Journal) -> dict[str, Path]:
 def _is_gone(path: Path) -> bool:
     try:
         path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no file has a name with a byte of zero
         return True
     except OSError:
         return False
@@ -261,10 +264,10 @@ def _forget_gone(collection: Collection, journal: Journal, folders: Sequence[tup
     never made.
     """
     rows = journal.entries(*(status for status in Status if status is not Status.REMOVED))
-    while page := list(islice(rows, _PIECE)):
-        labels = {entry.id: entry.label for entry in page}
-        ids = list(_unseen(_files_of(labels, folders), journal))
+    labels = chain(((entry.id, entry.label) for entry in rows), ((record, record) for record in journal.planned()))
+    while page := dict(islice(labels, _PIECE)):
+        ids = list(_unseen(_files_of(page, folders), journal))
         there = set(collection.fetch(ids, want=Want(payload=False)).ids) if ids else set()
         journal.record(
-            [Entry(id=record, label=labels[record], status=Status.REMOVED) for record in ids if record not in there]
+            [Entry(id=record, label=page[record], status=Status.REMOVED) for record in ids if record not in there]
         )

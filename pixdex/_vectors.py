@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pixdex.errors import InvalidRecord
-from pixdex.types import Batch, Metric, TokenSpec, Vector
+from pixdex.spec import Metric, TokenSpec, Vector
+from pixdex.types import Batch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,6 +134,6 @@ def _token_matrix(record: str, matrix: Any, spec: TokenSpec) -> NDArray[Any]:
         )
     if array.dtype != np.dtype(spec.stored_dtype):
         raise InvalidRecord(f"record {record!r}: tokens are {spec.stored_dtype}, got {array.dtype}")
-    if not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InvalidRecord(f"record {record!r}: tokens hold NaN or infinity")
     return np.array(array, order="C")

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from pixdex import filters
 from pixdex.report import Quarantined
-from pixdex.types import Batch, Field, Kind, Payload, Spec, TokenSpec, Want
+from pixdex.spec import Field, Kind, Spec, TokenSpec
+from pixdex.types import Batch, Payload, Want
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -27,7 +27,8 @@ from pixdex.ingest import ingest
 from pixdex.pictures import Item
 from pixdex.policy import Call, Policy
 from pixdex.report import Progress, Report, Tally
-from pixdex.types import MAX_ID_BYTES, Batch, Field, Fingerprint, Foreign, Kind, Metric, Payload, Spec, Vector, Want
+from pixdex.spec import Field, Fingerprint, Foreign, Kind, Metric, Spec, Vector
+from pixdex.types import MAX_ID_BYTES, Batch, Payload, Want
 
 if TYPE_CHECKING:
     from pixdex.connectors.port import Connector

@@ -19,6 +19,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pixdex import _records
+from pixdex._altering import Addition, check_fillable, respecify
+from pixdex._feeding import delete_there, feeding
+from pixdex._identity import require, require_tokens, switched_from
 from pixdex._limits import check_supported, pieces
 from pixdex._names import check_collection
 from pixdex.errors import (
@@ -26,7 +29,6 @@ from pixdex.errors import (
     ConfigError,
     FingerprintMismatch,
     InvalidFilter,
-    InvalidRecord,
     NotFound,
     PartialWrite,
     StoreError,
@@ -34,20 +36,8 @@ from pixdex.errors import (
 )
 from pixdex.filters import FALSE, TRUE, F, Filter, bind
 from pixdex.policy import Call, Policy
-from pixdex.types import (
-    Batch,
-    Field,
-    Fingerprint,
-    Foreign,
-    Hit,
-    Page,
-    Source,
-    Spec,
-    TokenSpec,
-    Tuning,
-    Vector,
-    Want,
-)
+from pixdex.spec import Field, Fingerprint, Foreign, Source, Spec, TokenSpec, Vector
+from pixdex.types import Batch, Hit, Page, Tuning, Want
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -58,8 +48,6 @@ if TYPE_CHECKING:
 __all__ = ["Collection"]
 
 R = TypeVar("R")
-
-_TRIES = 3
 
 _call = lru_cache(maxsize=256)(Call)
 
@@ -143,7 +131,7 @@ class Collection:
         Raises:
             FingerprintMismatch: they are not; the message says what differs and what to do.
         """
-        self._require(self.spec.vector(vector).fingerprint, fingerprint, "vectors")
+        require(self.name, self.spec.vector(vector).fingerprint, fingerprint, "vectors")
 
     def require_tokens(self, tokens: TokenSpec | None) -> None:
         """Make sure that the tokens this collection keeps, if it keeps any, are such tokens.
@@ -151,25 +139,7 @@ class Collection:
         Raises:
             FingerprintMismatch: they are not.
         """
-        found = self.spec.tokens
-        if found is None or found == tokens:
-            return
-        if tokens is None:
-            raise FingerprintMismatch(f"collection {self.name!r} keeps tokens, which this encoder does not make")
-        self._require(found.fingerprint, tokens.fingerprint, "tokens")
-        raise FingerprintMismatch(
-            f"collection {self.name!r} keeps tokens of {found.count} x {found.dim} {found.dtype}, this encoder makes "
-            f"{tokens.count} x {tokens.dim} {tokens.dtype}. Open it with the encoder that wrote it"
-        )
-
-    def _require(self, found: Fingerprint, expected: Fingerprint, what: str) -> None:
-        difference = found.difference(expected)
-        if difference:
-            raise FingerprintMismatch(
-                f"collection {self.name!r} holds {what} of {_spelled(found)}, not of {_spelled(expected)} "
-                f"(they differ in: {difference}). Open it with the encoder that wrote it, or make a new collection "
-                "and add the pictures again."
-            )
+        require_tokens(self.name, self.spec.tokens, tokens)
 
     def refresh(self) -> None:
         """Read the Spec again: others may have declared fields, vectors or sources meanwhile.
@@ -179,7 +149,7 @@ class Collection:
                 may not go on with the other.
         """
         spec = self._run("describe", self.connector.describe)
-        switched = self._switched(spec)
+        switched = switched_from(self.name, self.spec, spec)
         if switched is not None:
             raise switched
         self.spec = spec
@@ -200,13 +170,9 @@ class Collection:
             Unsupported: the store cannot add fields or vectors to a live collection.
         """
         self._own("alter")
+        more = Addition(tuple(fields), tuple(vectors), tuple(sources))
         self.refresh()
-        spec = replace(
-            self.spec,
-            fields=(*self.spec.fields, *(replace(field, ordinal=0) for field in fields)),
-            vectors=(*self.spec.vectors, *vectors),
-            sources=(*self.spec.sources, *sources),
-        )
+        spec = more.to(self.spec)
         if (fields or vectors) and not self.capabilities.alter:
             raise Unsupported(
                 f"{self.connector.scheme} cannot add fields or vectors to a live collection: "
@@ -214,19 +180,8 @@ class Collection:
             )
         check_supported(spec, self.connector)
         if fields:
-            self._check_fillable(fields)
-        self._run("alter", self.connector.alter, spec)
-        self.spec = spec
-
-    def _check_fillable(self, fields: Sequence[Field]) -> None:
-        """Every record's payload can fill the columns of new fields."""
-        for page in self._reader.pages(Want(payload=True)):
-            for record, payload in zip(page.batch.ids, page.batch.payloads or (), strict=True):
-                try:
-                    for field in fields:
-                        _records.coerce(field, payload.get(field.name))
-                except InvalidRecord as error:
-                    raise InvalidRecord(f"record {record!r}: {error}; no field was added") from None
+            check_fillable((page.batch for page in self._reader.pages(Want(payload=True))), fields)
+        respecify(self, more.to, more.is_in)
 
     def drop(self) -> None:
         """Remove the collection and all its records."""
@@ -319,43 +274,14 @@ class Collection:
         _records.check_ids(ids)
         distinct = list(dict.fromkeys(ids))
         self._delete(distinct)
-        feeding = self._feeding()
-        if feeding is not None:
-            feeding._delete(distinct)  # noqa: SLF001 - of this class
+        source = feeding(self)  # asked afterwards: an alias may have been switched the moment before
+        if source is not None:
+            source._delete(distinct)  # noqa: SLF001 - of this class
 
     def _delete(self, distinct: Sequence[str]) -> None:
         for start in range(0, len(distinct), self.capabilities.max_batch):
             piece = distinct[start : start + self.capabilities.max_batch]
             self._run("delete", self.connector.delete, piece, size=len(piece))
-
-    def _feeding(self) -> Collection | None:
-        """The collection from which a reindexing still brings records here: what is deleted here only would come back. Asked
-        after each deletion, as an alias may have been switched the moment before it. None where no alias names this one: then
-        the other one is in use, or is again, and what becomes of this one is no matter of its.
-        """
-        if not self.capabilities.alias:
-            return None
-        name = self._run("describe", self.connector.describe).fed_from
-        if name is None:
-            return None
-        aliases = self.policy.run(Call("aliases", self.name), lambda t: self.connector.aliases(timeout=t))
-        if aliases.get(self.name, self.name) not in aliases.values():
-            return None
-        with suppress(NotFound):
-            if name not in aliases:
-                return Collection.open(self.connector, name, policy=self.policy)
-        # Dropped: nothing comes from there any more, nor is another one meant that is called so later.
-        Collection.open(self.connector, self.name, policy=self.policy)._feed(None)  # noqa: SLF001 - of this class
-        return None
-
-    def _feed(self, name: str | None) -> None:
-        """Say in the Spec from which collection records are still brought here; None: from none any more."""
-        self.refresh()
-        for _ in range(_TRIES):  # others may alter the Spec this very moment
-            if self.spec.fed_from == name:
-                break
-            self._run("alter", self.connector.alter, replace(self.spec, fed_from=name))
-            self.refresh()
 
     def delete_where(self, where: Filter) -> None:
         """Remove every record that matches.
@@ -367,11 +293,14 @@ class Collection:
         bound = bind(where, self.spec)
         if bound == FALSE:
             return
+        source = feeding(self)
+        if source is not None:  # before it is deleted here: whoever is killed between, and asks again, finds it still
+            delete_there(source, self, where)
         self._delete_where(bound)
-        feeding = self._feeding()
-        if feeding is not None:
+        source = feeding(self)  # asked again: an alias may have been switched the moment before
+        if source is not None:
             with suppress(InvalidFilter):  # a field that was declared here since
-                feeding._delete_where(bind(where, feeding.spec))  # noqa: SLF001 - of this class
+                source._delete_where(bind(where, source.spec))  # noqa: SLF001 - of this class
 
     def _delete_where(self, bound: Filter) -> None:
         """Remove what matches from this collection alone."""
@@ -537,21 +466,10 @@ class Collection:
     def _explained(self, error: FingerprintMismatch) -> FingerprintMismatch:
         """A stale handle, told apart: what this handle was opened with and what is there now."""
         now = self.connector.describe(self.name, timeout=self.policy.attempt_timeout)
-        return self._switched(now) or FingerprintMismatch(
+        return switched_from(self.name, self.spec, now) or FingerprintMismatch(
             f"{error}: collection {self.name!r} changed since this handle was opened, or another pixdex made it. "
             "Open it again; if that does not help, make a new collection and add again."
         )
-
-    def _switched(self, now: Spec) -> FingerprintMismatch | None:
-        """What is to be said where the name stands for a collection of another encoder now."""
-        for vector in self.spec.vectors:
-            for other in now.vectors:
-                if other.name == vector.name and other.fingerprint.digest != vector.fingerprint.digest:
-                    return FingerprintMismatch(
-                        f"collection {self.name!r} was switched to another encoder while this handle was open: "
-                        f"{_spelled(vector.fingerprint)} before, {_spelled(other.fingerprint)} now. Open it again."
-                    )
-        return None
 
     def _physical(self, batch: Batch) -> Batch:
         column = {vector.name: vector.column for vector in self.spec.vectors}
@@ -564,7 +482,3 @@ class Collection:
 
 def _above(hits: Sequence[Hit], threshold: float) -> list[Hit]:
     return [hit for hit in hits if hit.score >= threshold]
-
-
-def _spelled(fingerprint: Fingerprint) -> str:
-    return f"{fingerprint.encoder} [{fingerprint.digest[:8]}]"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pixdex._doctor_probing import ENOUGH, K, Late, by_index, exactly, found_itself, share_found
-from pixdex._made_tokens import picture_of, roots_of
+from pixdex._originals import picture_of, roots_of
 from pixdex._vectors import checked_vectors
 from pixdex.collection import Collection
 from pixdex.connectors import connect
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pixdex.connectors.port import Connector
-    from pixdex.types import Hit, Vector
+    from pixdex.spec import Vector
+    from pixdex.types import Hit
 
 __all__ = ["Check", "Diagnosis", "State", "diagnose"]
 

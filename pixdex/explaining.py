@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from pixdex._asking import looked_at
-from pixdex._made_tokens import picture_of, roots_of
+from pixdex._originals import picture_of, roots_of
 from pixdex.encoders.images import resize
 from pixdex.errors import InvalidImage, NotFound, Unsupported
 from pixdex.fields import IMAGE

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from pixdex.errors import ConfigError
-from pixdex.types import Field, Kind, Payload, python_scalar
+from pixdex.spec import Field, Kind
+from pixdex.types import Payload, python_scalar
 
 __all__ = [
     "AUTOMATIC",

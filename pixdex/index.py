@@ -35,7 +35,8 @@ from pixdex.jobs import Job, journal_for, not_tried, only_failed, twins_for
 from pixdex.pictures import NO_PICTURE, Item, Picture, is_picture, several
 from pixdex.report import Progress, Report
 from pixdex.sources import Options, Source, Sources
-from pixdex.types import Batch, Field, Hit, Kind, Tuning, Want
+from pixdex.spec import Field, Kind
+from pixdex.types import Batch, Hit, Tuning, Want
 
 if TYPE_CHECKING:
     from pixdex.connectors.port import Connector
@@ -208,12 +209,14 @@ class ImageIndex:
 
         Args:
             pictures: a folder, a file, a pattern such as ``pics/**/*.jpg``, a list of paths (``.txt``), a table
-                (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``) with a column of paths and others that become fields, an
+                (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``) with a column of paths and others that become fields,
+                annotations in the form of COCO (``.json``), whose categories, captions and licenses become fields, an
                 archive (``.zip``, ``.tar``, ``.tar.gz`` ...), an address (``https://``, ``s3://`` and what else
                 fsspec knows), bytes, an array, a PIL image; or several of those. An iterator is read as the work goes,
                 so that it may yield more than memory holds.
-            fields: payload of every picture added. When the collection is new, its keys, and the columns of tables,
-                are declared as fields of the kind that their values suggest; later keys stay undeclared payload.
+            fields: payload of every picture added. When the collection is new, its keys, the columns of tables and what
+                annotations say are declared as fields of the kind that their values suggest; later keys stay undeclared
+                payload.
             ids: one per picture (nothing that holds several then); else ``<source>/<relative path>``, the address, or
                 the content hash for what has neither.
             source: name of the folder or archive in ids; default its own name.
@@ -225,7 +228,7 @@ class ImageIndex:
             tokens: write the encoder's tokens too; default: what the collection was made for.
             column: the column of tables that names or holds the pictures; default: ``path``, ``file``, ``filename``, ``image``
                 or ``url``.
-            allow_remote: fetch pictures over http, and from addresses that tables name.
+            allow_remote: fetch pictures over http, and from addresses that tables and annotations name.
             allow_private: such addresses may lead to this machine and to private networks.
             decoding: how picture files are read, and what one may cost: which frame, what becomes of truncated files,
                 the background behind transparency, limits. Another frame or background makes other content of a file,

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pixdex._encoding import Encoded, Encoding
+from pixdex._feeding import feeding
 from pixdex._hashing import CHUNK, Hashed, Hashing
 from pixdex._records import holds
 from pixdex.encoders.decoding import PATIENCE, Decoding
@@ -168,6 +169,11 @@ class _Done:
     def __init__(self, tally: Tally, journal: Journal | None) -> None:
         self._tally, self._journal = tally, journal
 
+    def plan(self, batch: Batch) -> None:
+        """These records are about to be written."""
+        if self._journal is not None and len(batch):
+            self._journal.plan(batch.ids)
+
     def take(self, entries: Sequence[Entry]) -> None:
         """Whatever is said to be written is."""
         self._tally.take(entries)
@@ -238,12 +244,12 @@ class _Pipeline:
         there = {one.id for one in (*new, *(one for one, _ in reused)) if one.there}
         if reused:
             copies = {one.id: record.ids[0] for one, record in reused if record.ids[0] != one.id}
-            left_out = self._upsert(self._copies(reused), copies, there)
+            left_out = self._upsert(self._copies(reused), copies, there, done)
             done.take([_entry(one, Status.REUSED, left_out) for one, _ in reused])
         made = encoded.result()
         bad = {row.id: row.reason for row in made.unusable}
         twins = {} if self._twins is None or not len(made.batch) else self._twins.of(made.batch)
-        left_out = self._upsert(made.batch, twins, there)
+        left_out = self._upsert(made.batch, twins, there, done)
         done.take(
             [
                 one.entry(Status.FAILED, bad[one.id]) if one.id in bad else _entry(one, Status.ADDED, left_out)
@@ -251,7 +257,7 @@ class _Pipeline:
             ]
         )
 
-    def _upsert(self, batch: Batch, twins: Mapping[str, str], there: Container[str]) -> Mapping[str, str]:
+    def _upsert(self, batch: Batch, twins: Mapping[str, str], there: Container[str], done: _Done) -> Mapping[str, str]:
         """Write records, those that have a twin as is asked for; which were left out, and whose twins they are. A record that is
         ``there`` is never left as it was, which its picture is not any more.
         """
@@ -259,6 +265,7 @@ class _Pipeline:
             if self._twins.skips:
                 twins = {record: twin for record, twin in twins.items() if record not in there}
             batch = self._twins.tagged(batch, twins)
+        done.plan(batch)
         if len(batch):
             self._collection.upsert(batch if self._captions is None else self._captions.written(batch))
         return {record: twin for record, twin in twins.items() if record not in set(batch.ids)}
@@ -316,7 +323,7 @@ class _Pipeline:
         """
         if self._collection.spec.fed_from is None:
             return False
-        fed = self._collection._feeding() is not None  # noqa: SLF001 - not for others
+        fed = feeding(self._collection) is not None
         self._collection.refresh()
         return fed
 

@@ -24,7 +24,7 @@ from pixdex.report import Entry, Stamp, Status
 
 __all__ = ["Journal", "counts", "journal_of", "read"]
 
-_VERSION = 3
+_VERSION = 4
 _RACY_NS = 2_000_000_000
 """A file that was changed so shortly before it was hashed may have been changed again within the clock's grain."""
 _PAGE = 1000
@@ -36,10 +36,12 @@ CREATE TABLE pictures (
 CREATE INDEX pictures_status ON pictures (status);
 CREATE TABLE runs (run INTEGER PRIMARY KEY, encoder TEXT NOT NULL, begun REAL NOT NULL, ended REAL);
 CREATE TABLE mounts (place BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE planned (id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _SINCE = {
     1: "ALTER TABLE pictures ADD COLUMN inode INTEGER;",
     2: "CREATE TABLE mounts (place BLOB PRIMARY KEY) WITHOUT ROWID;",
+    3: "CREATE TABLE planned (id TEXT PRIMARY KEY) WITHOUT ROWID;",
 }
 """What makes of a file of that version one of the next."""
 
@@ -110,6 +112,20 @@ class Journal:
         newest = max(stamp.mtime_ns, stamp.ctime_ns)
         return str(row[0]) if newest + _RACY_NS < row[1] * 1e9 else None
 
+    def plan(self, ids: Sequence[str]) -> None:
+        """Records of these are about to be written: whoever is killed before it says what became of them has met them all the same."""
+        with self._writing() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO planned SELECT value FROM json_each(?)"
+                " WHERE NOT EXISTS (SELECT 1 FROM pictures WHERE id = value AND status <> ?)",
+                (json.dumps(ids), Status.REMOVED),
+            )
+
+    def planned(self) -> list[str]:
+        """Those that were about to be written and of which nobody knows what became."""
+        with self._mutex, _told(self.file):
+            return [row[0] for row in self._db.execute("SELECT id FROM planned ORDER BY id")]
+
     def record(self, entries: Sequence[Entry]) -> None:
         """Keep what became of pictures, all or none; called when the collection has acknowledged them."""
         now = time.time()
@@ -140,23 +156,27 @@ class Journal:
                 " run = excluded.run, at = excluded.at",
                 rows,
             )
+            db.executemany("DELETE FROM planned WHERE id = ?", [(entry.id,) for entry in entries])
 
     def seen(self, ids: Iterable[str]) -> set[str]:
         """Those of the ids that this run has come by."""
-        return self._among(ids, "run = ?", self.run)
+        return self._among(ids, "pictures WHERE run = ?", self.run)
 
     def met(self, ids: Iterable[str]) -> set[str]:
         """Those of the ids that some run has come by, and that were not removed since."""
-        return self._among(ids, "status <> ?", Status.REMOVED)
+        wanted = list(ids)
+        return self._among(wanted, "pictures WHERE status <> ?", Status.REMOVED) | self._among(
+            wanted, "planned WHERE id <> ?", ""
+        )
 
-    def _among(self, ids: Iterable[str], condition: str, value: object) -> set[str]:
+    def _among(self, ids: Iterable[str], rows_where: str, value: object) -> set[str]:
         found: set[str] = set()
         wanted = list(ids)
         with self._mutex, _told(self.file):
             for start in range(0, len(wanted), _PAGE):
                 piece = wanted[start : start + _PAGE]
                 rows = self._db.execute(
-                    f"SELECT id FROM pictures WHERE {condition} AND id IN (SELECT value FROM json_each(?))",  # noqa: S608
+                    f"SELECT id FROM {rows_where} AND id IN (SELECT value FROM json_each(?))",  # noqa: S608
                     (value, json.dumps(piece)),
                 )
                 found.update(row[0] for row in rows)
@@ -269,13 +289,29 @@ def _opened(file: Path) -> sqlite3.Connection:
 def _made_ready(db: sqlite3.Connection, file: Path) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")  # a power cut may take the last rows, which are made again
-    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if _version(db) < _VERSION:
+        _made_anew(db)
+    version = _version(db)
     if version > _VERSION:
         raise ConfigError(f"{file} is of a newer pixdex: version {version}, this one knows {_VERSION}")
-    if version < _VERSION:
-        steps = _SCHEMA if version == 0 else "".join(_SINCE[since] for since in range(version, _VERSION))
-        db.executescript(f"BEGIN; {steps} PRAGMA user_version = {_VERSION}; COMMIT;")
     try:
         os.chmod(file, 0o600)  # noqa: PTH101 - paths of pictures are the owner's own
     except OSError as error:
         raise ConfigError(f"{file} cannot be opened: {error}") from error
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _made_anew(db: sqlite3.Connection) -> None:
+    """Make of what is there a journal of this version, whoever else does the same."""
+    db.execute("BEGIN IMMEDIATE")
+    with db:
+        version = _version(db)
+        if version >= _VERSION:  # another program has done it meanwhile
+            return
+        steps = _SCHEMA if version == 0 else "".join(_SINCE[since] for since in range(version, _VERSION))
+        for step in steps.split(";"):
+            db.execute(step)
+        db.execute(f"PRAGMA user_version = {_VERSION}")

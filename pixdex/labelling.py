@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from pixdex._captions import Writer
     from pixdex.collection import Collection
     from pixdex.sources.labels import Labels
-    from pixdex.types import Batch, Field, Kind, Payload
+    from pixdex.spec import Field, Kind
+    from pixdex.types import Batch, Payload
 
 __all__ = ["By", "Counted", "LabelReport", "label"]
 

@@ -26,7 +26,8 @@ import orjson
 from pixdex.connectors._files import replace_file, sync_directory
 from pixdex.connectors.port import Capabilities, Compacted, Finding
 from pixdex.errors import AlreadyExists, ConfigError, NotFound, StoreFormat, StoreFull, Unsupported
-from pixdex.types import Batch, Page, Scan, Search, Spec, Want
+from pixdex.spec import Spec
+from pixdex.types import Batch, Page, Scan, Search, Want
 from pixdex.vectors_file import SUFFIX, VectorsFile, Writer, check_installed, told
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from pixdex import encoders
 from pixdex._copy_moving import Follow, Pace, microseconds
 from pixdex._encoders_of import encoder_for
+from pixdex._feeding import feed
 from pixdex._names import check_collection
 from pixdex._passes import silent
 from pixdex._reindex_job import Flip, Ledger, Missing
@@ -312,7 +313,7 @@ def _go_back(
         mover.catch_up_quickly()
     check_alias(place, store.name, live.name)
     mover.feed(until_done=catch_up)
-    live._feed(None)  # noqa: SLF001 - by a run that was killed after its switch, which this takes back
+    feed(live, None)  # by a run that was killed after its switch, which this takes back
     back.alias(store.name)
     if last is not None and (last.old, last.new) == (back.name, live.name):
         place.flips.take_back()
@@ -341,13 +342,13 @@ def _already(store: Store, live: Collection, encoder: Encoder, options: Options,
         notices=(f"{live.name!r} is of this encoder already",),
     )
     if last is None or last.new != live.name or last.ended:
-        live._feed(None)  # noqa: SLF001 - not for others
+        feed(live, None)
         return report
-    # Not from one that is called like the old one by now, which was dropped: see ``Collection._feeding``.
+    # Not from one that is called like the old one by now, which was dropped: see ``feeding``.
     old = store.place.existing(last.old) if live.spec.fed_from == last.old else None
     if old is None:  # nothing is left to bring, and there is no way back
         store.place.flips.take_back()
-        live._feed(None)  # noqa: SLF001 - not for others
+        feed(live, None)
         return report
     file = job_file("reindex", store.address(live.name))
     with locked(job_file("copy-to", store.address(live.name))), Ledger(file) as ledger:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pixdex.types import Metric
+from pixdex.spec import Metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -29,7 +29,8 @@ from pixdex.fields import AUTOMATIC_NAMES, IMAGE, TEXT, spelled, users_own
 from pixdex.index import DEFAULT_ENCODER, ImageIndex, declared_fields
 from pixdex.pictures import as_path, is_picture, several
 from pixdex.report import Progress, Report, Tally
-from pixdex.types import Batch, Field, Payload, Source, Spec, Vector, Want
+from pixdex.spec import Field, Source, Spec, Vector
+from pixdex.types import Batch, Payload, Want
 from pixdex.vectors_file import SUFFIX, VectorsFile, check_installed
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any, Self
 from pixdex.errors import ConfigError, MissingDependency, PixdexError, StoreFormat, StoreFull
 from pixdex.fields import IMAGE
 from pixdex.report import Quarantined
-from pixdex.types import Batch, Fingerprint, Spec, Want
+from pixdex.spec import Fingerprint, Spec
+from pixdex.types import Batch, Want
 
 if TYPE_CHECKING:
     import pyarrow as pa

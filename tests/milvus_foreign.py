@@ -10,7 +10,8 @@ from pymilvus import DataType, MilvusClient
 from pixdex.collection import Collection
 from pixdex.connectors.port import Connector, Survey
 from pixdex.filters import F
-from pixdex.types import Field, Fingerprint, Foreign, Kind, Metric, Spec, Vector, Want
+from pixdex.spec import Field, Fingerprint, Foreign, Kind, Metric, Spec, Vector
+from pixdex.types import Want
 
 COUNT = 40
 DIM = 4

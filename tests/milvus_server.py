@@ -43,7 +43,7 @@ _COMPONENTS = ["rootCoord", "proxy", "queryCoord", "queryNode", "indexCoord", "i
 
 # Runs under the server's own interpreter, and becomes the server: killing it leaves nothing behind.
 _START = """
-import json, os, socket, sys
+import fcntl, json, os, shutil, socket, sys
 import milvus
 
 def bound(self, port):  # as the server binds: a port of one that was killed a moment ago is free
@@ -63,8 +63,14 @@ server.set_base_dir(base)
 for key, value in settings.items():
     server.config.set(key, value)
 server.config.resolve()
-store = os.path.join(sys.prefix, "unpacked")
-milvus._initialize_data_files(store)
+store, new = os.path.join(sys.prefix, "unpacked"), os.path.join(sys.prefix, "unpacked.new")
+with open(store + ".lock", "a") as lock:  # several start at once, and what one of them runs no other may write
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not os.path.isdir(store):
+        shutil.rmtree(new, ignore_errors=True)  # of one that was killed
+        milvus._initialize_data_files(new)
+        os.rename(new, store)
+    milvus._initialize_data_files(store)  # which looks whether all is there
 binaries = os.path.join(store, "bin")
 os.chdir(base)
 place = {"DEPLOY_MODE": "STANDALONE", "METRICS_PORT": "9091", "MILVUS_RUN_DIR": os.path.join(base, "run")}

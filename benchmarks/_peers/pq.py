@@ -16,7 +16,8 @@ import pixdex.collection
 import pixdex.connectors.pq  # loaded here, as opening is measured without imports
 from benchmarks._peers import COLUMNS, Corpus, K, Setting, Where
 from pixdex.filters import F, Filter
-from pixdex.types import Batch, Field, Fingerprint, Kind, Spec, Tuning, Vector, Want
+from pixdex.spec import Field, Fingerprint, Kind, Spec, Vector
+from pixdex.types import Batch, Tuning, Want
 
 EFFORTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 AT_ONCE = 10_000

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pymilvus import DataType, MilvusClient, MilvusException
 
 from pixdex import errors
@@ -21,7 +22,8 @@ from pixdex.connectors._milvus_rows import Layout, Table, logical, physical
 from pixdex.connectors._shared import Own, Share, Shared, holds_store
 from pixdex.connectors._specs import Specs
 from pixdex.connectors.address import Address, secret
-from pixdex.types import Spec
+from pixdex.spec import Spec
+from pixdex.types import Batch
 
 __all__ = ["PROPERTY", "Options", "Store", "lite_share", "once", "server_share"]
 
@@ -120,6 +122,8 @@ class Store:
         self._registry = registry
         self.specs = Specs(self._read_spec, registry=registry)
         self._layouts: dict[str, Layout] = {}
+        self.following: tuple[tuple[str, str, str], list[str]] | None = None
+        """What ``_milvus_pages`` knows of the pages that come next."""
         self._closer = closer
 
     def use_registry(self, path: str | None) -> None:
@@ -161,6 +165,11 @@ class Store:
         """After whatever changes a Spec or an alias, and when a call by an old one failed."""
         self.specs.forget()
         self._layouts.clear()
+        self.changed()
+
+    def changed(self) -> None:
+        """Records are about to be written or removed."""
+        self.following = None
 
     def _layout(self, name: str, spec: Spec, timeout: float | None) -> Layout:
         known = self._layouts.get(name)
@@ -227,6 +236,28 @@ class Store:
             time.sleep(_STEP)
         left = None if timeout is None else deadline.left(timeout)
         return call(physical(name), **arguments, **once(left))
+
+    def query(self, name: str, timeout: float | None, arguments: Mapping[str, Any]) -> Any:
+        """Rows, their vectors as arrays: those are read at once, where lists are made number by number."""
+        return self.loaded("query", name, timeout, {**arguments, "strict_float32": True})
+
+    def upsert(self, name: str, layout: Layout, batch: Batch, timeout: float | None) -> None:
+        """Write records of ours. The client takes rows, and packs each of their cells by itself; columns, which take a third of
+        that time, only what it calls itself does.
+        """
+        cells = layout.cells(batch)
+        if not len(batch):
+            return
+        self.changed()
+        try:
+            write, context = self.client._get_connection().upsert, self.client._generate_call_context()  # noqa: SLF001
+        except AttributeError:  # of another version
+            plain = [[np.asarray(v) if isinstance(v, memoryview) else v for v in values] for values in cells.values()]
+            rows = [dict(zip(cells, row, strict=True)) for row in zip(*plain, strict=True)]
+            self.client.upsert(physical(name), rows, **once(timeout))
+            return
+        columns = [{"name": f["name"], "type": f["type"], "values": cells[f["name"]]} for f in layout.fields]
+        write(physical(name), columns, schema={"fields": layout.fields}, context=context, **once(timeout))
 
     def count(self, name: str, matching: str, timeout: float | None, level: Mapping[str, str]) -> int:
         """How many rows an expression holds for, all for an empty one; ``level``: how fresh the answer has to be."""

@@ -15,7 +15,7 @@ from typing import Any
 from pixdex.connectors._rows import check_depth
 from pixdex.errors import Unsupported
 from pixdex.filters import Box, Filter, Near, Operator, Range, fold
-from pixdex.types import Field, Foreign, Spec
+from pixdex.spec import Field, Foreign, Spec
 
 __all__ = ["FALSE", "OPERATORS", "TRUE", "Key", "held", "key_of", "literal", "place", "to_expression"]
 

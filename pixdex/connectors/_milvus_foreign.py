@@ -11,7 +11,7 @@ from pixdex.connectors._milvus_client import PROPERTY, Store, once
 from pixdex.connectors._milvus_index import METRICS
 from pixdex.connectors._milvus_rows import physical
 from pixdex.connectors.port import Survey, SurveyedField, SurveyedVector
-from pixdex.types import Kind, Spec
+from pixdex.spec import Kind, Spec
 
 __all__ = ["register", "survey"]
 

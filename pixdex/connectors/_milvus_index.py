@@ -9,7 +9,8 @@ from typing import Any
 from pymilvus import MilvusClient
 
 from pixdex.errors import ConfigError, nearest
-from pixdex.types import Metric, Tuning, Vector
+from pixdex.spec import Metric, Vector
+from pixdex.types import Tuning
 
 __all__ = ["APPROXIMATE", "EXACT", "METRICS", "Index", "search_params"]
 

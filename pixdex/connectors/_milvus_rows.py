@@ -13,7 +13,7 @@ Another tool's rows are read as they are: see ``Table``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -26,7 +26,8 @@ from pixdex import filters
 from pixdex.connectors._milvus_filters import Key, held, key_of, place
 from pixdex.connectors._rows import Row, decode_tokens, encode_tokens, to_hit
 from pixdex.errors import ConfigError, InvalidRecord
-from pixdex.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Batch, Field, Hit, Kind, Spec, Vector, Want
+from pixdex.spec import Field, Kind, Spec, Vector
+from pixdex.types import MAX_ID_BYTES, MAX_TEXT_BYTES, Batch, Hit, Want
 
 __all__ = ["MAX_ITEMS", "MAX_TOKEN_BYTES", "MAX_VARCHAR", "Layout", "Table", "logical", "physical", "schema"]
 
@@ -178,15 +179,20 @@ class Layout:
             *pairs,
         ]
 
-    def rows(self, batch: Batch) -> list[dict[str, Any]]:
-        """Records as rows.
+    def cells(self, batch: Batch) -> dict[str, Sequence[Any]]:
+        """Records as columns: a value, or a view of a vector, for each record.
 
         Raises:
             InvalidRecord: a list is longer than a column holds.
+            FingerprintMismatch: there is no such vector.
         """
+        for column in batch.vectors:
+            self.spec.physical(column)
         payloads = batch.payloads or ()
-        texts = [_Whole(orjson.dumps(payload).decode()) for payload in payloads]
-        table: dict[str, Sequence[Any]] = {"id": list(map(_Whole, batch.ids)), "payload": texts}
+        table: dict[str, Sequence[Any]] = {
+            "id": list(batch.ids),
+            "payload": [orjson.dumps(payload).decode() for payload in payloads],
+        }
         for declared in self.spec.columns:
             values = filters.stored_column(declared, payloads)
             _check_lengths(declared, batch.ids, values)
@@ -195,14 +201,21 @@ class Layout:
         if self._tokens:
             matrices = [encode_tokens(matrix) for matrix in batch.tokens or (None,) * len(batch)]
             for i, column in enumerate(self._tokens):
-                table[column] = [_Whole(text[i * MAX_VARCHAR : (i + 1) * MAX_VARCHAR]) for text in matrices]
+                table[column] = [text[i * MAX_VARCHAR : (i + 1) * MAX_VARCHAR] for text in matrices]
         for vector in self.spec.vectors:
-            has, empty = batch.present(vector.column).tolist(), np.zeros(vector.dim, np.float32)
-            given = batch.vectors.get(vector.column, [empty] * len(batch))
-            table[self._present[vector.column]] = has
-            table[vector.column] = [row if there else empty for row, there in zip(given, has, strict=True)]
-        names = tuple(table)
-        return [dict(zip(names, cells, strict=False)) for cells in zip(*table.values(), strict=True)]
+            present = batch.present(vector.column)
+            matrix: Any = batch.vectors.get(vector.column, np.zeros((len(batch), vector.dim), np.float32))
+            if not present.all():
+                matrix = np.where(present[:, None], matrix, np.float32(0))
+            table[self._present[vector.column]] = present.tolist()
+            table[vector.column] = [memoryview(row) for row in np.ascontiguousarray(matrix, np.float32)]
+        return table
+
+    @cached_property
+    def fields(self) -> list[dict[str, Any]]:
+        """The columns of a collection of ours as the client describes them."""
+        found: list[dict[str, Any]] = schema(self.spec).to_dict()["fields"]
+        return found
 
     def hits(
         self, answer: Any, sign: float, vectors: Sequence[Vector], want: Want, trace: dict[str, float]
@@ -244,17 +257,6 @@ class Layout:
     @cached_property
     def _vectors(self) -> frozenset[str]:
         return frozenset(vector.column for vector in self.spec.vectors) | frozenset(self.table.indexes)
-
-
-class _Whole(str):
-    """Text in one piece. The client checks the items of a list of texts, and takes a text in a row for such a list: it
-    would look at each character, which costs more than the rest of what it does.
-    """
-
-    __slots__ = ()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter((str(self),))
 
 
 def _cells(declared: Field, values: Sequence[Any]) -> dict[str, Sequence[Any]]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pixdex.connectors._pq_records import Physical, Snapshot
     from pixdex.connectors._pq_store import Store
     from pixdex.connectors._pq_view import View, Views
-    from pixdex.types import Metric
+    from pixdex.spec import Metric
 
 __all__ = ["Builder", "Saved", "read_saved"]
 

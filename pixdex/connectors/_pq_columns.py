@@ -24,7 +24,7 @@ from pixdex.connectors import _pq_derived as derived
 from pixdex.connectors import _pq_sql
 from pixdex.connectors._pq_parts import Ints, Lists, Part, Piece, Strings, form_of, restored
 from pixdex.errors import StoreFormat
-from pixdex.types import Field, Kind
+from pixdex.spec import Field, Kind
 
 if TYPE_CHECKING:
     import sqlite3

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from pixdex.filters import And, Contains, Eq, Filter, Ids, In, Not, Or
-from pixdex.types import Field
+from pixdex.spec import Field
 
 __all__ = ["gathered"]
 

@@ -18,7 +18,7 @@ from pixdex.connectors import _pq_index_lists as lists
 from pixdex.connectors import _pq_index_trees as trees
 from pixdex.connectors._pq_index_base import Index, Kind, Source, Stopped, faiss
 from pixdex.errors import ConfigError, StoreFormat, Unsupported, nearest
-from pixdex.types import Metric
+from pixdex.spec import Metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import faiss as _faiss
 import numpy as np
 
-from pixdex.types import Metric
+from pixdex.spec import Metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -24,7 +24,7 @@ from pixdex.connectors._pq_index_base import (
     reread,
     selector,
 )
-from pixdex.types import Metric
+from pixdex.spec import Metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

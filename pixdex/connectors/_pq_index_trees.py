@@ -15,7 +15,7 @@ import numpy as np
 from pixdex.connectors._pq_index_base import Index, Kind, Source
 from pixdex.connectors._pq_index_lift import Lift
 from pixdex.errors import MissingDependency, Unsupported
-from pixdex.types import Metric
+from pixdex.spec import Metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

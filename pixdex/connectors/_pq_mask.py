@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pixdex.connectors._pq_columns import Column
     from pixdex.connectors._pq_parts import Part
-    from pixdex.types import Field
+    from pixdex.spec import Field
 
     Mask: TypeAlias = NDArray[np.bool_]
     Promise: TypeAlias = Callable[[], Mask]

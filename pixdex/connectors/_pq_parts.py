@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 import numpy as np
 
 from pixdex.filters import EARTH_RADIUS_KM, Box, Near, bounding_boxes, distance_km
-from pixdex.types import Field, Kind
+from pixdex.spec import Field, Kind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pixdex.connectors._pq_scan import scan, scores_at, top
-from pixdex.types import Metric, Tuning
+from pixdex.spec import Metric
+from pixdex.types import Tuning
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

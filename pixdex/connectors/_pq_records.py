@@ -18,7 +18,8 @@ from pixdex.connectors import _pq_schema, _pq_sql
 from pixdex.connectors._pq_segments import Block
 from pixdex.errors import InvalidRecord, NotFound
 from pixdex.filters import Filter, check_columns
-from pixdex.types import REV, Batch, Field, Payload, Spec, Vector
+from pixdex.spec import REV, Field, Spec, Vector
+from pixdex.types import Batch, Payload
 
 if TYPE_CHECKING:
     import sqlite3

@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 
 from pixdex.scores import similarities
-from pixdex.types import Metric
+from pixdex.spec import Metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

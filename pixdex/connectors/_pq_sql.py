@@ -20,7 +20,8 @@ import orjson
 from pixdex.connectors._pq_gather import gathered
 from pixdex.errors import Unsupported
 from pixdex.filters import Box, Filter, Near, Range, bounding_boxes, distance_km, fold, stored
-from pixdex.types import Field, Kind, Payload
+from pixdex.spec import Field, Kind
+from pixdex.types import Payload
 
 if TYPE_CHECKING:
     import sqlite3

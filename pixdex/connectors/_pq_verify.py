@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pixdex.connectors._pq_records import Physical, Snapshot
     from pixdex.connectors._pq_schema import Connection
     from pixdex.connectors._pq_store import Store
-    from pixdex.types import Field
+    from pixdex.spec import Field
 
 __all__ = ["verify"]
 

@@ -23,7 +23,7 @@ from pixdex.connectors._qdrant_points import index_keys
 from pixdex.connectors._shared import Own, Share, Shared, holds_store
 from pixdex.connectors._specs import Specs
 from pixdex.connectors.address import Address, secret
-from pixdex.types import Spec
+from pixdex.spec import Spec
 
 __all__ = [
     "ADDS_VECTORS",

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import qdrant_edge as edge
 
 from pixdex.errors import ConfigError
 from pixdex.filters import Box
-from pixdex.types import Kind, Metric, Spec, Tuning, Vector
+from pixdex.spec import REV, Field, Kind, Metric, Spec, Vector
+from pixdex.types import Tuning
 
-__all__ = ["EDGE", "INDEXES", "METRICS", "Index", "add_vector", "plain", "point", "search_params"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["EDGE", "METRICS", "Index", "add_vector", "indexed", "plain", "point", "search_params", "views"]
 
 _DISTANCES = {
     Metric.COSINE: edge.Distance.Cosine,
@@ -23,7 +28,7 @@ _DISTANCES = {
 }
 METRICS = {"Cosine": Metric.COSINE, "Dot": Metric.DOT, "Euclid": Metric.L2}
 """Distances as a shard's configuration spells them."""
-INDEXES = {
+_INDEXES = {
     Kind.TEXT: edge.PayloadSchemaType.Keyword,
     Kind.INT: edge.PayloadSchemaType.Integer,
     Kind.TIME: edge.PayloadSchemaType.Integer,
@@ -79,6 +84,18 @@ EDGE = _Edge()
 def point(*, id: Any, vector: Any, payload: Any) -> Any:  # noqa: A002 - the engine's word
     """A record to write."""
     return edge.Point(id=id, vector=vector, payload=plain(payload))
+
+
+def indexed(field: Field) -> Any:
+    """The index of a field's column. Revisions, of which none is like another, are asked for by ranges only: to look each up
+    would take as much room as all other indexes.
+    """
+    return edge.IntegerIndexParams(lookup=False, range=True) if field == REV else _INDEXES[field.kind]
+
+
+def views(matrix: NDArray[np.float32]) -> Iterable[Any]:
+    """Rows of a matrix as Edge reads them in half the time of lists, which take ten times the room besides."""
+    return map(memoryview, matrix)
 
 
 def plain(columns: dict[str, Any]) -> dict[str, Any]:

@@ -27,12 +27,12 @@ import qdrant_edge as edge
 
 from pixdex import errors
 from pixdex.connectors._files import replace_file
-from pixdex.connectors._qdrant_edge_models import INDEXES, Index
+from pixdex.connectors._qdrant_edge_models import Index, indexed
 from pixdex.connectors._qdrant_errors import translated
 from pixdex.connectors._qdrant_points import index_keys
 from pixdex.connectors._shared import Share, Shared
 from pixdex.connectors._specs import Specs
-from pixdex.types import Field, Spec
+from pixdex.spec import Field, Spec
 
 __all__ = ["CONFIG", "Shelf", "share"]
 
@@ -241,7 +241,7 @@ def add_indexes(shard: Any, fields: tuple[Field, ...] | list[Field]) -> None:
     """Payload indexes of the columns."""
     for declared in fields:
         for key in index_keys(declared):
-            shard.update(edge.UpdateOperation.create_field_index(key, INDEXES[declared.kind]))
+            shard.update(edge.UpdateOperation.create_field_index(key, indexed(declared)))
 
 
 def _is_ours(name: str) -> bool:

@@ -19,7 +19,8 @@ from typing import Any, Protocol, TypeAlias
 from pixdex.connectors._rows import check_depth
 from pixdex.errors import Unsupported
 from pixdex.filters import Box, Filter, Near, Operator, Range, fold
-from pixdex.types import MAX_INT, Field, Kind
+from pixdex.spec import Field, Kind
+from pixdex.types import MAX_INT
 
 __all__ = ["MAX_DEPTH", "OPERATORS", "PARTS", "Target", "part_key", "split", "to_filter"]
 

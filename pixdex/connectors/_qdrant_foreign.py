@@ -13,7 +13,8 @@ from pixdex.connectors._qdrant_points import vectors_of
 from pixdex.connectors._qdrant_survey import SAMPLE
 from pixdex.connectors._qdrant_survey import survey as survey_of
 from pixdex.connectors.port import Survey, SurveyedVector
-from pixdex.types import Batch, Metric
+from pixdex.spec import Metric
+from pixdex.types import Batch
 
 __all__ = ["attach", "survey"]
 

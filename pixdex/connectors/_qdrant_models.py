@@ -17,7 +17,8 @@ from qdrant_client import QdrantClient, models
 from pixdex.connectors._qdrant_reading import Reading
 from pixdex.errors import ConfigError
 from pixdex.filters import Box
-from pixdex.types import Kind, Metric, Search, Tuning, Vector
+from pixdex.spec import Kind, Metric, Vector
+from pixdex.types import Search, Tuning
 
 __all__ = ["CLIENT", "INDEXES", "Index", "ask", "params", "point", "search_params", "strict_mode"]
 

@@ -14,8 +14,9 @@ Those of another tool stay as they are: their id as text is the record's, and al
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import orjson
 
 from pixdex import filters
@@ -23,7 +24,8 @@ from pixdex.connectors._qdrant_filters import PARTS, part_key, split
 from pixdex.connectors._qdrant_ids import foreign_id, point_id
 from pixdex.connectors._rows import Row, decode_tokens, encode_tokens, to_hit
 from pixdex.errors import StoreError, StoreFormat
-from pixdex.types import Batch, Field, Hit, Kind, Payload, Spec, Want
+from pixdex.spec import Field, Kind, Spec
+from pixdex.types import Batch, Hit, Payload, Want
 
 __all__ = ["Records", "checked_ids", "columns", "index_keys", "payload_of", "points", "records", "vectors_of"]
 
@@ -150,20 +152,26 @@ def index_keys(field: Field) -> list[str]:
     return [f"{part_key(field)}.{part}" for part in PARTS[field.kind]]
 
 
-def points(batch: Batch, fields: Sequence[Field], make: Callable[..., Any]) -> list[Any]:
+Rows: TypeAlias = Callable[[Any], Iterable[Any]]
+"""Makes of a matrix its rows as an engine takes them."""
+
+
+def points(
+    batch: Batch, fields: Sequence[Field], make: Callable[..., Any], *, rows: Rows = np.ndarray.tolist
+) -> list[Any]:
     """Records as points, each made by ``make(id=, vector=, payload=)``; a vector that a record lacks is left out."""
     stored = _stored(batch, fields)
     return [
         make(id=point_id(record), vector=vector, payload=payload)
-        for record, vector, payload in zip(batch.ids, vectors_of(batch), stored, strict=True)
+        for record, vector, payload in zip(batch.ids, vectors_of(batch, rows), stored, strict=True)
     ]
 
 
-def vectors_of(batch: Batch) -> list[dict[str, list[float]]]:
+def vectors_of(batch: Batch, rows: Rows = np.ndarray.tolist) -> list[dict[str, Any]]:
     """The vectors that each record has, by name."""
-    vectors: list[dict[str, list[float]]] = [{} for _ in batch.ids]
+    vectors: list[dict[str, Any]] = [{} for _ in batch.ids]
     for name, matrix in batch.vectors.items():
-        for row, vector, present in zip(vectors, matrix.tolist(), batch.present(name), strict=True):
+        for row, vector, present in zip(vectors, rows(matrix), batch.present(name), strict=True):
             if present:
                 row[name] = vector
     return vectors

@@ -11,7 +11,8 @@ from pixdex.connectors._rows import current, to_batch, wanted
 from pixdex.connectors._specs import Specs
 from pixdex.errors import FingerprintMismatch
 from pixdex.filters import Filter
-from pixdex.types import Batch, Hit, Metric, Spec, Vector, Want
+from pixdex.spec import Metric, Spec, Vector
+from pixdex.types import Batch, Hit, Want
 
 __all__ = ["Reading", "compiled", "reading"]
 

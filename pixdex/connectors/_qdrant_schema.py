@@ -15,7 +15,7 @@ from pixdex.connectors._qdrant_client import ADDS_VECTORS, KEEPS_SPECS, METADATA
 from pixdex.connectors._qdrant_errors import translated
 from pixdex.connectors._qdrant_models import CLIENT, INDEXES, Index, params, strict_mode
 from pixdex.connectors._qdrant_points import columns, index_keys, payload_of
-from pixdex.types import REV, Field, Spec, Vector
+from pixdex.spec import REV, Field, Spec, Vector
 
 __all__ = ["alter", "create", "index", "move_alias"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pixdex.connectors.port import Survey, SurveyedField, SurveyedVector
-from pixdex.types import Kind
+from pixdex.spec import Kind
 
 __all__ = ["SAMPLE", "survey"]
 

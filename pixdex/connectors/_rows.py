@@ -14,7 +14,8 @@ import numpy as np
 
 from pixdex.errors import Unsupported
 from pixdex.filters import And, Filter, Or, check_columns
-from pixdex.types import Batch, Hit, Payload, Spec, Vector, Want
+from pixdex.spec import Spec, Vector
+from pixdex.types import Batch, Hit, Payload, Want
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,7 +9,7 @@ import orjson
 
 from pixdex.connectors._files import replace_file
 from pixdex.errors import StoreFormat
-from pixdex.types import Spec
+from pixdex.spec import Spec
 
 __all__ = ["Specs"]
 

@@ -19,7 +19,8 @@ from pixdex.connectors.port import Capabilities
 from pixdex.errors import AlreadyExists, NotFound, Unsupported
 from pixdex.filters import Filter, matches, operators_of
 from pixdex.scores import similarities
-from pixdex.types import Batch, Hit, Page, Payload, Scan, Search, Spec, Want
+from pixdex.spec import Spec
+from pixdex.types import Batch, Hit, Page, Payload, Scan, Search, Want
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

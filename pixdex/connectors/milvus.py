@@ -25,17 +25,27 @@ from pixdex.connectors.address import Address, serves
 from pixdex.connectors.port import Capabilities, Survey
 from pixdex.errors import MissingDependency
 from pixdex.filters import Filter
-from pixdex.types import Batch, Hit, Metric, Page, Scan, Search, Spec, Want
+from pixdex.spec import Metric, Spec
+from pixdex.types import Batch, Hit, Page, Scan, Search, Want
 
 # Else gRPC prints, as information, that a server said goodbye. It reads this when it is imported first.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 try:
     from pixdex.connectors import _milvus_foreign as foreign
-    from pixdex.connectors._milvus_client import NAMED_VECTORS, PROPERTY, Options, Store, lite_share, once, server_share
+    from pixdex.connectors._milvus_client import (
+        NAMED_VECTORS,
+        PROPERTY,
+        Options,
+        Store,
+        lite_share,
+        once,
+        server_share,
+    )
     from pixdex.connectors._milvus_errors import translated
     from pixdex.connectors._milvus_index import APPROXIMATE, Index, search_params
-    from pixdex.connectors._milvus_rows import MAX_TOKEN_BYTES, MAX_VARCHAR, Layout, logical, physical, schema
+    from pixdex.connectors._milvus_pages import page
+    from pixdex.connectors._milvus_rows import MAX_TOKEN_BYTES, MAX_VARCHAR, logical, physical, schema
 except ImportError as error:
     raise MissingDependency("pymilvus", "milvus") from error
 
@@ -59,9 +69,6 @@ SERVER = replace(
 )
 MAX_COLUMNS = 64
 """Columns of a collection on a server."""
-
-_SCAN = {"iterator": "True", "reduce_stop_for_best": "True"}
-"""What makes a query return the first rows in the order of ids."""
 
 
 def connect(address: Address) -> Milvus:
@@ -220,19 +227,21 @@ class Milvus:
         with self._calling(name) as store:
             try:
                 with translated(name, store.place):
-                    _write(store, store.last(name, timeout), name, batch, timeout)
+                    store.upsert(name, store.last(name, timeout), batch, timeout)
             except errors.FingerprintMismatch:  # its columns, all of which a row must have, carry digests
-                _write(store, store.current(name, timeout), name, batch, timeout)
+                store.upsert(name, store.current(name, timeout), batch, timeout)
 
     def delete(self, name: str, ids: Sequence[str], *, timeout: float | None) -> None:
         with self._calling(name) as store:
             key = store.current(name, timeout).key  # an empty list must not hide that there is no collection
             if ids:
+                store.changed()
                 store.client.delete(physical(name), filter=key.among(ids), **once(timeout))
 
     def delete_where(self, name: str, where: Filter, *, timeout: float | None) -> None:
         with self._calling(name) as store:
             matching = self._matching(where, store.current(name, timeout).spec)
+            store.changed()
             store.loaded("delete", name, timeout, {"filter": matching, **_level(store, "Strong")})
 
     def flush(self, name: str, *, timeout: float | None) -> None:
@@ -251,11 +260,11 @@ class Milvus:
             vectors = wanted(layout.spec, want)
             asked: dict[str, Any] = {"filter": layout.key.among(ids), "output_fields": layout.columns(vectors, want)}
             asked |= _level(store, "Session")
-            read = store.loaded("query", name, timeout, asked) if ids else []
+            read = store.query(name, timeout, asked) if ids else []
             if store.server and len(read) < len(ids):
                 # A server replaces a record by removing and adding it, and may be seen in between: look again. All of
                 # it, since an alias may move meanwhile.
-                read = max(read, store.loaded("query", name, timeout, asked), key=len)
+                read = max(read, store.query(name, timeout, asked), key=len)
         return to_batch([layout.row(cells, vectors, want) for cells in read], vectors, want)
 
     def search(self, name: str, request: Search, *, timeout: float | None) -> Sequence[Sequence[Hit]]:
@@ -287,13 +296,9 @@ class Milvus:
         with self._calling(name) as store:
             layout = store.last(name, timeout)
             vectors = wanted(layout.spec, want)
-            tests = [] if request.after is None else [layout.key.after(request.after)]
-            matching = self._matching(request.where, layout.spec)
-            asked = {"filter": " and ".join([*tests, matching]), "output_fields": layout.columns(vectors, want)}
-            read = store.loaded("query", name, timeout, {**asked, "limit": request.size, **_SCAN})
-            more = len(read) == request.size or (store.server and len(read) > 0)  # a server's pages may be short
-        batch = to_batch([layout.row(cells, vectors, want) for cells in read], vectors, want)
-        return Page(batch, batch.ids[-1] if more else None)
+            matching, columns = self._matching(request.where, layout.spec), layout.columns(vectors, want)
+            read, after = page(store, name, request, matching, columns, timeout)
+        return Page(to_batch([layout.row(cells, vectors, want) for cells in read], vectors, want), after)
 
     def count(self, name: str, where: Filter | None, *, timeout: float | None) -> int:
         with self._calling(name) as store:
@@ -316,13 +321,6 @@ class Milvus:
         if self._registry is not None:
             lease.resource.use_registry(self._registry)
         return Use(lease, partial(lease.resource.told, name))
-
-
-def _write(store: Store, layout: Layout, name: str, batch: Batch, timeout: float | None) -> None:
-    for column in batch.vectors:
-        layout.spec.physical(column)
-    if len(batch):
-        store.client.upsert(physical(name), layout.rows(batch), **once(timeout))
 
 
 def _level(store: Store, level: str) -> dict[str, str]:

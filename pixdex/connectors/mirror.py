@@ -19,7 +19,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from pixdex.connectors.address import Address
     from pixdex.connectors.port import Connector
     from pixdex.filters import Filter
-    from pixdex.types import Batch, Hit, Scan, Search, Spec
+    from pixdex.spec import Spec
+    from pixdex.types import Batch, Hit, Scan, Search
 
 __all__ = ["Comparison", "Difference", "Mirror", "connect"]
 
@@ -182,8 +183,16 @@ class Mirror:
         self._missed.forget(name)
 
     def alias(self, alias: str, name: str | None, *, timeout: float | None) -> None:
-        self.primary.alias(alias, name, timeout=timeout)
-        self.secondary.alias(alias, None if name is None else self._other(name), timeout=timeout)
+        # What was missed is known by the name it was written to, which is about to mean another collection, or none.
+        with suppress(NotFound):
+            self._catch_up(alias, timeout)
+        with self._writing:
+            with suppress(NotFound):
+                for marks in self._behind(alias):
+                    self._bring(alias, marks, timeout)
+            # The second first: while it is away nothing is switched, or it would get what is written by the alias in another collection.
+            self.secondary.alias(alias, None if name is None else self._other(name), timeout=timeout)
+            self.primary.alias(alias, name, timeout=timeout)
 
     def upsert(self, name: str, batch: Batch, *, timeout: float | None) -> None:
         self._write(name, batch.ids, lambda store, there, left: store.upsert(there, batch, timeout=left), timeout)
@@ -351,22 +360,27 @@ class Mirror:
 
     def _catch_up(self, name: str, timeout: float | None) -> None:
         """Give the second store what it failed to take, as the first has it now."""
-        size = self.capabilities.max_batch
-        if not (marks := self._missed.page(name, "", size)):
-            return
+        for marks in self._behind(name):
+            with self._writing:
+                self._bring(name, marks, timeout)
+
+    def _behind(self, name: str) -> Iterator[Mapping[str, int]]:
+        """The ids of what the second store failed to take, page by page, with their marks."""
+        after, size = "", self.capabilities.max_batch
+        while marks := self._missed.page(name, after, size):
+            yield marks
+            after = max(marks)
+
+    def _bring(self, name: str, marks: Mapping[str, int], timeout: float | None) -> None:
         spec = self.primary.describe(name, timeout=timeout)
         want = Want(payload=True, vectors=tuple(v.column for v in spec.vectors), tokens=spec.tokens is not None)
-        while marks:
-            piece = list(marks)
-            with self._writing:
-                batch = self.primary.fetch(name, piece, want=want, timeout=timeout)
-                if len(batch):
-                    self.secondary.upsert(self._other(name), batch, timeout=timeout)
-                gone = sorted(set(piece) - set(batch.ids))
-                if gone:
-                    self.secondary.delete(self._other(name), gone, timeout=timeout)
-                self._missed.remove(name, marks)
-            marks = self._missed.page(name, piece[-1], size)
+        batch = self.primary.fetch(name, list(marks), want=want, timeout=timeout)
+        if len(batch):
+            self.secondary.upsert(self._other(name), batch, timeout=timeout)
+        gone = sorted(marks.keys() - set(batch.ids))
+        if gone:
+            self.secondary.delete(self._other(name), gone, timeout=timeout)
+        self._missed.remove(name, marks)
 
     def _check(self, name: str, spec: Spec, timeout: float | None) -> None:
         """Both have the collection, alike in what is stored."""

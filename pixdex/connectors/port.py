@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from pixdex.filters import Operator
-from pixdex.types import MAX_ID_BYTES, Batch, Hit, Kind, Metric, Page, Scan, Search, Spec, Want
+from pixdex.spec import Kind, Metric, Spec
+from pixdex.types import MAX_ID_BYTES, Batch, Hit, Page, Scan, Search, Want
 
 if TYPE_CHECKING:
     from pixdex.filters import Filter

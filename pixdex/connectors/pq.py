@@ -30,7 +30,8 @@ from pixdex.connectors._pq_verify import verify
 from pixdex.connectors._pq_view import Views
 from pixdex.connectors.port import Capabilities, Compacted, Finding
 from pixdex.errors import AlreadyExists, ConfigError, NotFound, Unsupported
-from pixdex.types import Batch, Hit, Native, Page, Scan, Search, Spec, Want
+from pixdex.spec import Native, Spec
+from pixdex.types import Batch, Hit, Page, Scan, Search, Want
 
 if TYPE_CHECKING:
     from pixdex.connectors.address import Address

@@ -22,7 +22,8 @@ from pixdex.connectors.address import Address, serves
 from pixdex.connectors.port import Capabilities, Survey
 from pixdex.errors import MissingDependency
 from pixdex.filters import Filter
-from pixdex.types import Batch, Hit, Page, Scan, Search, Spec, Want
+from pixdex.spec import Spec
+from pixdex.types import Batch, Hit, Page, Scan, Search, Want
 
 try:
     from qdrant_client import models

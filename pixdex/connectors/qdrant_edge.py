@@ -23,13 +23,14 @@ from pixdex.connectors.address import Address
 from pixdex.connectors.port import Capabilities, Survey
 from pixdex.errors import MissingDependency
 from pixdex.filters import Filter
-from pixdex.types import Batch, Field, Hit, Page, Scan, Search, Spec, Want
+from pixdex.spec import Field, Spec
+from pixdex.types import Batch, Hit, Page, Scan, Search, Want
 
 try:
     import qdrant_edge as edge
 
     from pixdex.connectors import _qdrant_edge_foreign as foreign
-    from pixdex.connectors._qdrant_edge_models import EDGE, Index, add_vector, plain, point, search_params
+    from pixdex.connectors._qdrant_edge_models import EDGE, Index, add_vector, plain, point, search_params, views
     from pixdex.connectors._qdrant_edge_shelf import Shelf, add_indexes, share
     from pixdex.connectors._qdrant_errors import told
     from pixdex.connectors._qdrant_filters import OPERATORS
@@ -161,7 +162,7 @@ class QdrantEdge:
         with self._changing() as shelf:
             spec, shard = shelf.specs.read(name, timeout), shelf.shard(name)
             if len(batch):
-                shard.update(edge.UpdateOperation.upsert_points(points(batch, spec.columns, point)))
+                shard.update(edge.UpdateOperation.upsert_points(points(batch, spec.columns, point, rows=views)))
                 shelf.changed(name, len(batch))
 
     def delete(self, name: str, ids: Sequence[str], *, timeout: float | None) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from pixdex.types import Fingerprint
+from pixdex.spec import Fingerprint
 
 __all__ = ["digest_of", "fingerprint_of", "tensors_digest"]
 

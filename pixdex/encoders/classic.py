@@ -34,7 +34,7 @@ from pixdex.encoders.images import resize
 from pixdex.encoders.port import Features, Pixels
 from pixdex.encoders.tokens import quantize, unit
 from pixdex.errors import ConfigError
-from pixdex.types import Metric, TokenSpec
+from pixdex.spec import Metric, TokenSpec
 
 __all__ = ["Classic", "load"]
 

@@ -28,7 +28,7 @@ from pixdex.encoders.preprocess import Preprocess
 from pixdex.encoders.text import TextTower, TrunkText
 from pixdex.encoders.tokens import Choice, Coding, Projection, unit
 from pixdex.errors import AlreadyExists, ConfigError, Unsupported
-from pixdex.types import Metric
+from pixdex.spec import Metric
 
 __all__ = ["CONFIG_FILE", "DEFAULT_TOKENS", "ComposedEncoder", "Composition", "DualEncoder", "load", "read_document"]
 

@@ -16,7 +16,7 @@ from pixdex.encoders.heads import HEAD_FILE, Head
 from pixdex.encoders.pooling import GEM_POWER, Pooling, gem_pool, mean_pool
 from pixdex.encoders.tokens import Choice, Coding, Projection, chosen, select, unit
 from pixdex.errors import ConfigError
-from pixdex.types import TokenSpec
+from pixdex.spec import TokenSpec
 
 __all__ = ["DEFAULT_TOKENS", "Composition"]
 

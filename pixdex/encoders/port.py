@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pixdex.types import Fingerprint, Metric, TokenSpec
+    from pixdex.spec import Fingerprint, Metric, TokenSpec
 
 __all__ = ["Encoder", "Features", "Pixels", "TextEncoder", "WordEncoder"]
 

@@ -28,7 +28,7 @@ from pixdex.encoders.port import WordEncoder
 from pixdex.encoders.text import Forward, Network, TextTower, open_tokenizer
 from pixdex.encoders.textgraph import GraphText, TextGraph
 from pixdex.errors import AlreadyExists, ConfigError, Unsupported
-from pixdex.types import Metric
+from pixdex.spec import Metric
 
 __all__ = ["TEXT_FILE", "Pooled", "SentenceEncoder", "SentenceText", "export", "load"]
 

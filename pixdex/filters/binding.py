@@ -31,7 +31,8 @@ from pixdex.filters.nodes import (
     disjunction,
     field_name,
 )
-from pixdex.types import MAX_INT, Field, Kind, Spec, python_scalar
+from pixdex.spec import Field, Kind, Spec
+from pixdex.types import MAX_INT, python_scalar
 
 __all__ = ["bind", "check_columns"]
 

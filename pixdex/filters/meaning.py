@@ -11,7 +11,8 @@ from typing import Any
 
 from pixdex.errors import InvalidRecord
 from pixdex.filters.nodes import Box, Filter, Near, Range, fold
-from pixdex.types import Field, Kind, Payload
+from pixdex.spec import Field, Kind
+from pixdex.types import Payload
 
 __all__ = ["EARTH_RADIUS_KM", "at", "distance_km", "matches", "micros", "stored", "stored_column"]
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from pixdex.errors import Unsupported
-from pixdex.types import Field
+from pixdex.spec import Field
 
 __all__ = [
     "FALSE",

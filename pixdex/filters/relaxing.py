@@ -24,7 +24,7 @@ from pixdex.filters.nodes import (
     conjunction,
     disjunction,
 )
-from pixdex.types import Field
+from pixdex.spec import Field
 
 __all__ = ["bounding_boxes", "operators_of", "relax"]
 

@@ -19,7 +19,7 @@ from pixdex.errors import AlreadyExists, ConfigError, FingerprintMismatch, Unsup
 from pixdex.rerankers import references
 from pixdex.rerankers.calibration import Calibration
 from pixdex.rerankers.port import Candidate, Query, Reranker
-from pixdex.types import Fingerprint, Metric, TokenSpec, Vector
+from pixdex.spec import Fingerprint, Metric, TokenSpec, Vector
 
 __all__ = ["CONFIG_FILE", "Calibrated", "Record", "load", "uncalibrated"]
 

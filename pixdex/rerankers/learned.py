@@ -26,7 +26,7 @@ from pixdex.errors import ConfigError, FingerprintMismatch, MissingDependency, U
 from pixdex.rerankers.calibration import Calibration
 from pixdex.rerankers.maxsim import unpacked
 from pixdex.rerankers.port import Candidate, Query
-from pixdex.types import Fingerprint, Metric, TokenSpec, Vector
+from pixdex.spec import Fingerprint, Metric, TokenSpec, Vector
 
 __all__ = ["CONFIG_FILE", "LOOKS", "SCORES", "Learned", "Shipped", "graphs_digest", "load", "shipped"]
 

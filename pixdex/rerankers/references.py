@@ -9,7 +9,7 @@ from pixdex import _plugins
 
 if TYPE_CHECKING:
     from pixdex.rerankers.port import Reranker
-    from pixdex.types import TokenSpec
+    from pixdex.spec import TokenSpec
 
 __all__ = ["GROUP", "available", "for_tokens", "load"]
 

@@ -20,7 +20,7 @@ from pixdex.rerankers.references import for_tokens, load
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from pixdex.types import TokenSpec
+    from pixdex.spec import TokenSpec
 
 __all__ = [
     "FIRST",

@@ -1,4 +1,4 @@
-"""What pictures can be found in: folders, patterns, tables, archives, addresses. ``Sources`` tells them apart.
+"""What pictures can be found in: folders, patterns, tables, annotations, archives, addresses. ``Sources`` tells them apart.
 
 Nothing here decodes or writes: a source yields items, for ``ingest`` to go through. Whatever one of them turns out to
 be, it is an item that cannot be read, and stops nothing. Importing this loads no library.
@@ -20,6 +20,9 @@ from pixdex.sources.tables import Table, is_table
 from pixdex.vectors_file import is_vectors
 
 __all__ = ["Options", "Origin", "Source", "Sources"]
+
+_ANNOTATIONS = ".json"
+"""In the form of COCO."""
 
 
 class Sources:
@@ -87,6 +90,10 @@ class Sources:
             if is_vectors(path):
                 raise ConfigError(f"{path} holds pictures encoded already: pixdex.load writes it to a collection")
             return Table(path=path, addresses=self._addresses)
+        if path.suffix.lower() == _ANNOTATIONS and _is_no_picture(path):
+            from pixdex.sources.annotations import Annotations
+
+            return Annotations(path=path, addresses=self._addresses)
         return Folder(path, self._options)
 
 

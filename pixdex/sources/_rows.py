@@ -22,7 +22,8 @@ import orjson
 from pixdex.errors import ConfigError, InvalidRecord, MissingDependency
 from pixdex.fields import infer
 from pixdex.pictures import shown
-from pixdex.types import MAX_INT, MAX_TEXT_BYTES, Field, Kind
+from pixdex.spec import Field, Kind
+from pixdex.types import MAX_INT, MAX_TEXT_BYTES
 
 __all__ = ["Cells", "Rows", "is_table", "rows_of"]
 

@@ -25,7 +25,7 @@ from pixdex.encoders import images
 from pixdex.errors import ConfigError, InvalidImage
 from pixdex.pictures import Item, Readable, Refused, path_id, picture_name, place_of, shown, source_of
 from pixdex.sources.port import Options, Origin, Plain
-from pixdex.types import Spec
+from pixdex.spec import Spec
 
 __all__ = ["Archive", "is_archive"]
 

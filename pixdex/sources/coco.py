@@ -20,6 +20,7 @@ import orjson
 
 from pixdex._scratch import scratch
 from pixdex.errors import ConfigError
+from pixdex.sources.addresses import scheme_of
 
 __all__ = ["Annotated", "Coco", "members"]
 
@@ -28,34 +29,42 @@ _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{}]', re.DOTALL)
 _CLOSES = {b"]": b"[", b"}": b"{"}
 _OPENS = frozenset(_CLOSES.values())
 _LISTS = frozenset({"images", "annotations", "categories"})
+_MORE = frozenset({"licenses"})
 _MAX_MEMBER = 64 << 20
 _NO = "is no COCO file: one is a JSON object with images, annotations and categories"
 _TABLES = """
-CREATE TABLE images (id TEXT PRIMARY KEY, file TEXT);
+CREATE TABLE images (id TEXT PRIMARY KEY, file TEXT, url TEXT, license TEXT);
 CREATE TABLE annotations (row TEXT, image TEXT, category TEXT, area REAL);
-CREATE TABLE refused (row TEXT, why TEXT);
+CREATE TABLE captions (row TEXT, image TEXT, text TEXT);
+CREATE TABLE refused (row TEXT, why TEXT, list TEXT);
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
-    """A picture, the file it is, and the names of its categories, each once, in the order of its annotations."""
+    """A picture, the file it is, and the names of its categories, each once, in the order of its annotations. Where more than labels
+    was asked for: where it is to be fetched, the name of its license, and its captions, each once.
+    """
 
     id: str
     file: str | None
     categories: tuple[str, ...]
+    url: str | None = None
+    license: str | None = None
+    captions: tuple[str, ...] = ()
 
 
 class Coco:
-    """A COCO file. A context; it is read when it is entered.
+    """A COCO file. A context; it is read when it is entered. ``labels_only``: it has to have annotations and categories, and an annotation
+    is one of a category; else captions, licenses and addresses are read, too, images are enough, and several of one file are one.
 
     Raises:
         ConfigError: it is no such file, or ends early.
         StoreFull: no room for temporary files.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, labels_only: bool = True) -> None:
+        self._path, self._labels_only = path, labels_only
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -70,11 +79,15 @@ class Coco:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def refused(self) -> Iterator[tuple[str, str]]:
-        """What cannot be used: which image or annotation, and why."""
-        yield from self._db.execute("SELECT row, why FROM refused ORDER BY rowid")
+    def refused(self, *, images: bool | None = None) -> Iterator[tuple[str, str]]:
+        """What cannot be used: which image or annotation, and why. ``images``: images alone, or all but those."""
+        of = {None: "TRUE", True: "list = 'images'", False: "list <> 'images'"}[images]
+        yield from self._db.execute(f"SELECT row, why FROM refused WHERE {of} ORDER BY rowid")  # noqa: S608 - of three
+        if images:
+            return
         rows = self._db.execute(
-            "SELECT a.row, a.image FROM annotations a LEFT JOIN images i ON a.image = i.id WHERE i.id IS NULL ORDER BY a.rowid"
+            "SELECT row, image FROM annotations WHERE image NOT IN (SELECT id FROM images) UNION ALL "
+            "SELECT row, image FROM captions WHERE row IS NOT NULL AND image NOT IN (SELECT id FROM images)"
         )
         for row, image in rows:
             yield row, f"it is of image {image}, which the file does not have"
@@ -85,12 +98,14 @@ class Coco:
         """
         order = "a.area DESC, a.rowid" if largest else "a.rowid"
         rows = self._db.execute(
-            "SELECT i.id, i.file, a.category FROM images i LEFT JOIN annotations a ON a.image = i.id "  # noqa: S608 - of two
-            f"ORDER BY i.rowid, {order}"
+            "SELECT i.id, i.file, i.url, i.license, a.category FROM images i "  # noqa: S608 - of two
+            f"LEFT JOIN annotations a ON a.image = i.id ORDER BY i.rowid, {order}"
         )
-        for (image, file), of_image in groupby(rows, key=lambda row: row[:2]):
-            names = dict.fromkeys(name for _, _, name in of_image if name is not None)
-            yield Annotated(image, file, tuple(names)[:1] if largest else tuple(names))
+        for (image, file, url, terms), of_image in groupby(rows, key=lambda row: row[:4]):
+            names = tuple(dict.fromkeys(row[4] for row in of_image if row[4] is not None))
+            captions = self._db.execute("SELECT text FROM captions WHERE image = ? ORDER BY rowid", (image,))
+            said = tuple(dict.fromkeys(text for (text,) in captions))
+            yield Annotated(image, file, names[:1] if largest else names, url, terms, said)
 
     # --- reading ---
 
@@ -105,10 +120,11 @@ class Coco:
 
     def _take(self, data: mmap.mmap) -> None:
         categories: dict[str, str] = {}
+        licenses: dict[str, str] = {}
         there: set[str] = set()
         self._db.execute("BEGIN")
         number = 0
-        for key, raw in members(data, self._path):
+        for key, raw in members(data, self._path, _LISTS if self._labels_only else _LISTS | _MORE):
             there.add(key)
             number = 0 if raw is None else number + 1
             if raw is None:
@@ -116,38 +132,49 @@ class Coco:
             try:
                 found = orjson.loads(raw)
             except orjson.JSONDecodeError as error:
-                self._refuse(f"{key}, member {number}", f"not JSON: {error}")
+                self._refuse(f"{key}, member {number}", f"not JSON: {error}", key)
                 continue
             if key == "images":
                 self._image(found)
             elif key == "annotations":
                 self._annotation(found)
             elif (token := _token(found.get("id"))) is not None:
-                name = found.get("name")
-                categories[token] = name.strip() if isinstance(name, str) else ""
+                (licenses if key in _MORE else categories)[token] = _text(found.get("name")) or ""
         self._db.execute("COMMIT")
-        missing = sorted(_LISTS - there)
+        missing = sorted((_LISTS if self._labels_only else {"images"}) - there)
         if missing:
             raise ConfigError(f"{self._path} {_NO}; there is no list {', '.join(map(repr, missing))}")
         self._name(categories)
+        self._db.execute("CREATE TABLE licenses (id TEXT PRIMARY KEY, name TEXT)")
+        self._db.executemany("INSERT INTO licenses VALUES (?, ?)", (row for row in licenses.items() if row[1]))
+        self._db.execute("UPDATE images SET license = (SELECT name FROM licenses l WHERE l.id = images.license)")
+        if not self._labels_only:
+            self._one_a_file()
         self._db.execute("CREATE INDEX by_image ON annotations (image)")
+        self._db.execute("CREATE INDEX captions_by_image ON captions (image)")
 
     def _image(self, found: Mapping[str, Any]) -> None:
         token, file = _token(found.get("id")), found.get("file_name")
         if token is None:
-            self._refuse(f"an image {file!r:.80}", "it has no id")
+            self._refuse(f"an image {file!r:.80}", "it has no id", "images")
             return
-        file = file.strip() if isinstance(file, str) and file.strip() else None
-        done = self._db.execute("INSERT OR IGNORE INTO images VALUES (?, ?)", (token, file))
+        url = _address(found.get("coco_url")) or _address(found.get("flickr_url"))
+        row = (token, _text(file), url, _token(found.get("license")))
+        done = self._db.execute("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)", row)
         if not done.rowcount:
-            self._refuse(f"image {token}", "this id stands twice")
+            self._refuse(f"image {token}", "this id stands twice", "images")
 
     def _annotation(self, found: Mapping[str, Any]) -> None:
         own, of = found.get("id"), found.get("image_id")
         row = f"an annotation of image {of!r:.40}" if own is None else f"annotation {own!r:.40}"
         image, category = _token(of), _token(found.get("category_id"))
+        caption = None if self._labels_only else _text(found.get("caption"))
+        if caption is not None and image is not None:
+            self._db.execute("INSERT INTO captions VALUES (?, ?, ?)", (row if category is None else None, image, caption))
+            if category is None:
+                return
         if image is None or category is None:
-            self._refuse(row, "it has no image_id or no category_id")
+            self._refuse(row, "it has no image_id or no category_id", "annotations")
             return
         area = -1.0 if found.get("iscrowd") else _area(found)
         self._db.execute("INSERT INTO annotations VALUES (?, ?, ?, ?)", (row, image, category, area))
@@ -158,19 +185,45 @@ class Coco:
         self._db.executemany("INSERT INTO names VALUES (?, ?)", categories.items())
         self._db.execute(
             "INSERT INTO refused SELECT a.row, 'its category ' || a.category || "
-            "CASE WHEN n.id IS NULL THEN ' is none of the file''s' ELSE ' has no name' END "
+            "CASE WHEN n.id IS NULL THEN ' is none of the file''s' ELSE ' has no name' END, 'annotations' "
             "FROM annotations a LEFT JOIN names n ON n.id = a.category WHERE n.id IS NULL OR n.name = '' ORDER BY a.rowid"
         )
         self._db.execute("DELETE FROM annotations WHERE category NOT IN (SELECT id FROM names WHERE name <> '')")
         self._db.execute("UPDATE annotations SET category = (SELECT name FROM names WHERE id = category)")
 
-    def _refuse(self, row: str, why: str) -> None:
-        self._db.execute("INSERT INTO refused VALUES (?, ?)", (row, why))
+    def _one_a_file(self) -> None:
+        """Make of several images of one file the first of them, of which all is said then that is said of any."""
+        self._db.execute("CREATE INDEX by_file ON images (file)")
+        self._db.execute(
+            "CREATE TEMP TABLE doubles AS SELECT i.id, f.id AS first FROM images i JOIN images f ON f.rowid ="
+            " (SELECT min(rowid) FROM images WHERE file = i.file) WHERE f.id <> i.id"
+        )
+        self._db.execute("CREATE INDEX temp.doubles_by_id ON doubles (id)")
+        for table in ("annotations", "captions"):
+            self._db.execute(
+                f"UPDATE {table} SET image = (SELECT first FROM doubles d WHERE d.id = image)"  # noqa: S608 - of two
+                " WHERE image IN (SELECT id FROM doubles)"
+            )
+        self._db.execute("DELETE FROM images WHERE id IN (SELECT id FROM doubles)")
+
+    def _refuse(self, row: str, why: str, of: str) -> None:
+        self._db.execute("INSERT INTO refused VALUES (?, ?, ?)", (row, why, of))
 
 
 def _token(value: Any) -> str | None:
     """An id as text: some tools write numbers, others text."""
     return str(value) if isinstance(value, int | str) and not isinstance(value, bool) else None
+
+
+def _text(value: Any) -> str | None:
+    """A text that says something."""
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _address(value: Any) -> str | None:
+    """A text that says where a picture is to be fetched; files of this machine are none."""
+    text = _text(value)
+    return None if text is None or scheme_of(text) in (None, "file") else text
 
 
 def _area(found: Mapping[str, Any]) -> float:
@@ -182,8 +235,8 @@ def _area(found: Mapping[str, Any]) -> float:
     return float(area) if isinstance(area, int | float) else 0.0
 
 
-def members(data: mmap.mmap | bytes, path: Path) -> Iterator[tuple[str, bytes | None]]:
-    """The objects in ``images``, ``annotations`` and ``categories``, each with the name of its list; None once for each list.
+def members(data: mmap.mmap | bytes, path: Path, lists: frozenset[str] = _LISTS) -> Iterator[tuple[str, bytes | None]]:
+    """The objects in the lists of these names, each with that of its list; None once for each list.
 
     Raises:
         ConfigError: it is no JSON object, or ends early.
@@ -197,7 +250,7 @@ def members(data: mmap.mmap | bytes, path: Path) -> Iterator[tuple[str, bytes | 
         elif depth == 1 and token[:1] == b'"':
             name = token[1:-1].decode(errors="replace")  # of a key, or of a text, which no list follows
         elif depth == 1:
-            key = name if token == b"[" and name in _LISTS else ""
+            key = name if token == b"[" and name in lists else ""
             if key:
                 yield key, None
         elif depth == 2 and key and token == b"{":

@@ -9,7 +9,7 @@ from typing import Any
 from pixdex.errors import ConfigError, InvalidImage, MissingDependency
 from pixdex.pictures import Item, Readable, Refused, path_id, picture_name, place_of, shown
 from pixdex.sources.port import Options, Origin, Plain
-from pixdex.types import Spec
+from pixdex.spec import Spec
 
 __all__ = ["Tree", "file_at"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pixdex.errors import ConfigError
 from pixdex.pictures import Item, Picture, from_files, is_folder, path_exists, root_of, shown, source_of
 from pixdex.sources.port import Alone, Options, Origin, Plain
-from pixdex.types import Spec
+from pixdex.spec import Spec
 
 __all__ = ["Folder", "Glob", "Single", "is_pattern"]
 

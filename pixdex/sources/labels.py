@@ -17,7 +17,8 @@ from pixdex.pictures import path_exists, shown
 from pixdex.sources._rows import Cells, Rows, is_table, rows_of
 from pixdex.sources.coco import Coco
 from pixdex.sources.tables import cell_of, picture_column
-from pixdex.types import Field, Kind, Payload
+from pixdex.spec import Field, Kind
+from pixdex.types import Payload
 
 __all__ = ["LABEL", "Labels", "Said", "labels_of"]
 

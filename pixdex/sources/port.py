@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pixdex.encoders.decoding import Limits
 from pixdex.errors import ConfigError
-from pixdex.types import Field, Spec
+from pixdex.spec import Field, Spec
 
 if TYPE_CHECKING:
     from pixdex.pictures import Item

@@ -18,9 +18,10 @@ from pixdex.pictures import Item, Picture, Refused, path_id, place_of, shown, so
 from pixdex.sources._rows import Cells, Rows, by_look, is_table, rows_of
 from pixdex.sources.addresses import Addresses, scheme_of
 from pixdex.sources.port import Origin
-from pixdex.types import Batch, Field, Kind, Payload, Spec
+from pixdex.spec import Field, Kind, Spec
+from pixdex.types import Batch, Payload
 
-__all__ = ["COLUMNS", "Table", "cell_of", "is_table", "picture_column"]
+__all__ = ["COLUMNS", "Table", "cell_of", "is_table", "picture_column", "picture_named"]
 
 COLUMNS = ("path", "file", "filename", "image", "url")
 """Names of the column that names or holds the pictures, where nobody says which it is; in any case, the first that is there."""
@@ -111,7 +112,7 @@ class Table:
             picture, record = data, path_id(source, f"{self.path.name}/{number}")
             automatic = place_of(f"{shown(self.path.absolute())}:{number}")
         elif isinstance(named, str) and named.strip():
-            picture, record, automatic = self._picture(named.strip(), source)
+            picture, record, automatic = picture_named(named.strip(), self.path.parent, source, self.addresses)
         else:
             raise InvalidRecord(f"{self._column!r} names no picture" + ("" if cell is None else f": {cell!r:.80}"))
         payload = {name: cells[name] for name in self._fields if name in cells}
@@ -123,17 +124,16 @@ class Table:
         check_ids([record])
         return Item(record, picture, {**automatic, **kept})
 
-    def _picture(self, named: str, source: str) -> tuple[Picture, str, Payload]:
-        """What a cell names, its id, and what is known of it."""
-        if scheme_of(named) is not None:
-            picture = self.addresses.named(named)
-            return picture, text_id(named), {} if isinstance(picture, Path) else place_of(shown(named))
-        path = Path(named)
-        relative = os.path.relpath(path, self.path.parent.absolute()) if self._is_below(path) else path.as_posix()
-        return self.path.parent / path, path_id(source, Path(relative).as_posix()), {}
 
-    def _is_below(self, path: Path) -> bool:
-        return path.is_absolute() and path.is_relative_to(self.path.parent.absolute())
+def picture_named(named: str, root: Path, source: str, addresses: Addresses) -> tuple[Picture, str, Payload]:
+    """What a file names by a path, relative to ``root``, or an address; its id, and what is known of it."""
+    if scheme_of(named) is not None:
+        picture = addresses.named(named)
+        return picture, text_id(named), {} if isinstance(picture, Path) else place_of(shown(named))
+    path, folder = Path(named), root.absolute()
+    below = path.is_absolute() and path.is_relative_to(folder)
+    relative = os.path.relpath(path, folder) if below else path.as_posix()
+    return root / path, path_id(source, Path(relative).as_posix()), {}
 
 
 def _can_be_declared(name: str) -> bool:

@@ -26,7 +26,7 @@ from pixdex.encoders import images
 from pixdex.errors import InvalidImage, MissingDependency
 from pixdex.pictures import Item, place_of, shown, text_id
 from pixdex.sources.port import Alone
-from pixdex.types import Spec
+from pixdex.spec import Spec
 
 try:
     import httpcore

@@ -12,6 +12,7 @@ from pixdex.errors import (
     Unsupported,
 )
 from pixdex.filters import F
+from pixdex.spec import Field, Kind, Source
 from pixdex.testing._support import (
     EXACT,
     Cases,
@@ -21,7 +22,7 @@ from pixdex.testing._support import (
     some_vectors,
     vector,
 )
-from pixdex.types import Batch, Field, Kind, Source, Want
+from pixdex.types import Batch, Want
 
 
 class AlterCases(Cases):

@@ -19,6 +19,7 @@ from pixdex.errors import (
     Unsupported,
 )
 from pixdex.filters import F, Filter
+from pixdex.spec import Field, Fingerprint, Kind, Metric, Source, Spec, TokenSpec
 from pixdex.testing._support import (
     IDS_ONLY,
     STANDARD,
@@ -30,7 +31,7 @@ from pixdex.testing._support import (
     some_vectors,
     vector,
 )
-from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Scan, Source, Spec, TokenSpec
+from pixdex.types import Batch, Scan
 
 if TYPE_CHECKING:
     from pixdex.connectors.port import Connector as AnyConnector

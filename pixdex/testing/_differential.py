@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pixdex.connectors.port import Connector
-    from pixdex.types import Hit, Metric, Spec
+    from pixdex.spec import Metric, Spec
+    from pixdex.types import Hit
 
 LONG = os.environ.get("PIXDEX_LONG", "") not in ("", "0")
 EXAMPLES = 250 if LONG else 20

@@ -17,6 +17,7 @@ from pixdex.errors import (
     Unsupported,
 )
 from pixdex.filters import F, Filter
+from pixdex.spec import Field, Kind, Spec
 from pixdex.testing._support import (
     Cases,
     fingerprint,
@@ -26,7 +27,7 @@ from pixdex.testing._support import (
     some_vectors,
     vector,
 )
-from pixdex.types import Batch, Field, Kind, Search, Spec, Want
+from pixdex.types import Batch, Search, Want
 
 if TYPE_CHECKING:
     from collections.abc import Callable

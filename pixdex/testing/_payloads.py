@@ -14,6 +14,7 @@ import pytest
 from pixdex.collection import Collection
 from pixdex.errors import InvalidRecord
 from pixdex.filters import F
+from pixdex.spec import Field, Kind
 from pixdex.testing._support import (
     STANDARD,
     Cases,
@@ -23,7 +24,7 @@ from pixdex.testing._support import (
     scanned,
     some_vectors,
 )
-from pixdex.types import MAX_INT, Batch, Field, Kind
+from pixdex.types import MAX_INT, Batch
 
 if TYPE_CHECKING:
     from pixdex.connectors.port import Connector

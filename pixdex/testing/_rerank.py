@@ -10,15 +10,15 @@ import pytest
 from pixdex.collection import Collection
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.index import ImageIndex
+from pixdex.spec import Metric, TokenSpec
 from pixdex.testing._support import DIM, Cases, fingerprint, plain, put, some_vectors
-from pixdex.types import Metric, TokenSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pixdex.connectors.port import Connector
     from pixdex.encoders.port import Features
-    from pixdex.types import Spec
+    from pixdex.spec import Spec
 
 TOKENS = TokenSpec(count=6, dim=16, fingerprint=fingerprint("tokens"))
 RECORDS = 30

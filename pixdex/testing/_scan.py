@@ -11,8 +11,9 @@ import pytest
 from pixdex.collection import Collection
 from pixdex.errors import ConfigError
 from pixdex.filters import F, Filter, parse
+from pixdex.spec import Field, Kind
 from pixdex.testing._support import IDS_ONLY, Cases, plain, put, scanned, some_vectors
-from pixdex.types import Field, Kind, Want
+from pixdex.types import Want
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,9 @@ import pytest
 from pixdex.collection import Collection
 from pixdex.errors import ConfigError, InvalidRecord, Unsupported
 from pixdex.filters import F, parse
+from pixdex.spec import Field, Kind, Metric
 from pixdex.testing._support import DIM, EXACT, IDS_ONLY, Cases, allowed, plain, put, similarity, some_vectors
-from pixdex.types import Batch, Field, Hit, Kind, Metric, Tuning, Want
+from pixdex.types import Batch, Hit, Tuning, Want
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pixdex.connectors.port import Connector
-    from pixdex.types import Spec
+    from pixdex.spec import Spec
 
 NUMBERED = (Field(name="n", kind=Kind.INT), Field(name="label", kind=Kind.TEXT))
 KEYSTONE = [
@@ -325,8 +326,8 @@ class SearchCases(Cases):
 
     def test_width_one(self, connector: Connector, name: str) -> None:
         """The narrowest vector works."""
+        from pixdex.spec import Spec
         from pixdex.testing._support import vector
-        from pixdex.types import Spec
 
         metric = max(connector.capabilities.metrics)
         collection = Collection.create(connector, name, Spec(vectors=(vector(dim=1, metric=metric),)))
@@ -336,8 +337,8 @@ class SearchCases(Cases):
 
     def test_wide_vectors(self, connector: Connector, name: str) -> None:
         """2048 dimensions, where the store takes them, score as defined."""
+        from pixdex.spec import Spec
         from pixdex.testing._support import vector
-        from pixdex.types import Spec
 
         dim = min(2048, connector.capabilities.max_dim)
         metric = min(connector.capabilities.metrics)

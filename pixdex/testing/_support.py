@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from pixdex.collection import Collection
-from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Spec, TokenSpec, Tuning, Vector, Want
+from pixdex.spec import Field, Fingerprint, Kind, Metric, Spec, TokenSpec, Vector
+from pixdex.types import Batch, Tuning, Want
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,6 +9,7 @@ import pytest
 
 from pixdex.collection import Collection
 from pixdex.errors import InvalidRecord, Unsupported
+from pixdex.spec import TokenSpec
 from pixdex.testing._support import (
     Cases,
     fingerprint,
@@ -16,7 +17,7 @@ from pixdex.testing._support import (
     put,
     some_vectors,
 )
-from pixdex.types import TokenSpec, Want
+from pixdex.types import Want
 
 if TYPE_CHECKING:
     from pixdex.connectors.port import Connector

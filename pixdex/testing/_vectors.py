@@ -10,6 +10,7 @@ import pytest
 from pixdex.collection import Collection
 from pixdex.errors import InvalidRecord, Unsupported
 from pixdex.filters import F
+from pixdex.spec import Field, Kind, Metric, Spec
 from pixdex.testing._support import (
     DIM,
     EXACT,
@@ -21,7 +22,7 @@ from pixdex.testing._support import (
     some_vectors,
     vector,
 )
-from pixdex.types import Batch, Field, Kind, Metric, Spec, Want
+from pixdex.types import Batch, Want
 
 if TYPE_CHECKING:
     from pixdex.connectors.port import Connector

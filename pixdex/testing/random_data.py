@@ -14,7 +14,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pixdex.filters import And, Box, Contains, Eq, Exists, Filter, Ids, In, Near, Not, Or, Range
-from pixdex.types import MAX_ID_BYTES, MAX_INT, Field, Fingerprint, Kind, Metric, Spec, Vector
+from pixdex.spec import Field, Fingerprint, Kind, Metric, Spec, Vector
+from pixdex.types import MAX_ID_BYTES, MAX_INT
 
 __all__ = ["HOSTILE_TEXT", "RICH", "evaluate", "filters", "record_ids", "records"]
 

@@ -21,7 +21,8 @@ from pixdex.filters import bind, matches
 from pixdex.pictures import Item, from_files, is_folder, path_exists, shown, source_of
 from pixdex.sources import Options, Sources
 from pixdex.sources.tables import Table
-from pixdex.types import Fingerprint, Payload, Spec, Vector
+from pixdex.spec import Fingerprint, Spec, Vector
+from pixdex.types import Payload
 
 __all__ = ["LABEL", "Labelled", "has_labels", "labelled", "numbered", "split_classes", "unlabelled"]
 

@@ -28,8 +28,9 @@ from pixdex.errors import ConfigError, NotFound, StoreFormat, Unsupported
 from pixdex.fields import AUTOMATIC, IMAGE
 from pixdex.ingest import ingest
 from pixdex.report import Quarantined
+from pixdex.spec import Fingerprint, Metric, Spec, TokenSpec, Vector
 from pixdex.training.data import Labelled
-from pixdex.types import Fingerprint, Metric, Spec, TokenSpec, Vector, Want
+from pixdex.types import Want
 
 if TYPE_CHECKING:
     from pixdex.encoders.port import Encoder

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from pixdex.errors import AlreadyExists, ConfigError, MissingDependency
 from pixdex.rerankers.learned import CONFIG_FILE, LOOKS, SCORES, graphs_digest
+from pixdex.spec import TokenSpec
 from pixdex.training._workplace import written
 from pixdex.training.pairnets import PairNet, described, made
-from pixdex.types import TokenSpec
 
 __all__ = ["note", "read_net", "require_export", "save_reranker"]
 

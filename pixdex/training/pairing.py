@@ -19,6 +19,7 @@ from pixdex.encoders.compose import ComposedEncoder
 from pixdex.errors import ConfigError
 from pixdex.rerankers.calibration import Calibration
 from pixdex.rerankers.learned import CONFIG_FILE, shipped
+from pixdex.spec import TokenSpec
 from pixdex.training._device import device_named
 from pixdex.training._judging import facts
 from pixdex.training._loop import Follow, Pace
@@ -32,7 +33,6 @@ from pixdex.training.pairsources import PairSource, pair_source
 from pixdex.training.reranking import Mining, fit
 from pixdex.training.tokenbank import Bank
 from pixdex.training.tokenviews import PROJECTION, projecting, specs_of, views_of
-from pixdex.types import TokenSpec
 
 __all__ = ["RerankerRecipe", "TrainedReranker", "build", "started_net", "train_reranker"]
 

@@ -17,10 +17,10 @@ from pixdex.encoders.compose import ComposedEncoder
 from pixdex.encoders.composition import Composition
 from pixdex.encoders.tokens import Projection, fit_projection, unit
 from pixdex.errors import ConfigError, Unsupported
+from pixdex.spec import TokenSpec
 from pixdex.training._workplace import saved, written
 from pixdex.training.reranking import Judged, shortlists
 from pixdex.training.tokenbank import Bank, Recipe, Trunk, bank_of, plain
-from pixdex.types import TokenSpec
 
 __all__ = ["PROJECTION", "classmates", "copies", "projecting", "side_of", "specs_of", "token_encoder", "views_of"]
 

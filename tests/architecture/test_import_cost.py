@@ -88,7 +88,7 @@ def test_cpu_time_is_a_small_multiple_of_the_limit(arguments: tuple[str, ...], l
 
 def test_without_any_extra_every_module_imports_or_names_the_extra() -> None:
     extras = ("torch", "transformers", "safetensors", "qdrant_client", "pymilvus", "fastapi", "sklearn", "skimage")
-    extras += ("httpx", "pyarrow", "fsspec", "onnx", "onnxruntime", "openvino", "pillow_heif")
+    extras += ("httpx", "pyarrow", "fsspec", "onnx", "onnxruntime", "openvino", "pillow_heif", "cv2")
     code = POISON.replace(repr(HEAVY), repr(extras)).replace("AssertionError(", "ModuleNotFoundError(") + (
         "import importlib, pkgutil, pixdex\n"
         "for module in pkgutil.walk_packages(pixdex.__path__, 'pixdex.'):\n"

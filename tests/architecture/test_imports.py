@@ -10,18 +10,19 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "pixdex"
 
-SPINE = {"errors", "types", "scores", "filters"}
+SPINE = {"errors", "spec", "types", "scores", "filters"}
 IMAGES = {"encoders.images"}  # decoding belongs to the encoders; pictures are read with it
 HOW = {"encoders.decoding"}  # the values that say how
 RULES: dict[str, set[str]] = {
     "__init__": {"*"},
     "errors": set(),
     "_names": {"errors"},
-    "types": {"errors", "_names", "filters"},  # filters in annotations; at run time it would be a circle
-    "scores": {"types"},
+    "spec": {"errors", "_names"},
+    "types": {"filters"},  # in annotations; at run time it would be a circle
+    "scores": {"spec"},
     "policy": {"errors"},
     "_plugins": {"errors"},
-    "filters*": {"types", "errors"},  # and one another
+    "filters*": {"spec", "types", "errors"},  # and one another
     "evaluation*": {"types", "errors"},  # and one another
     "_eval_results": {"_eval_queries", "evaluation", "report", *SPINE},
     "_eval_queries": {
@@ -45,7 +46,7 @@ RULES: dict[str, set[str]] = {
     "_calibrating": {
         "_kept",
         "_eval_queries",
-        "_made_tokens",
+        "_originals",
         "_progress",
         "collection",
         "encoders.edits",
@@ -68,13 +69,19 @@ RULES: dict[str, set[str]] = {
     }
     | {*SPINE},
     "_cli_*": {"*"},
-    "_records": {"types", "errors", "_vectors"},
-    "_vectors": {"types", "errors"},
+    "_records": {"spec", "types", "errors", "_vectors"},
+    "_vectors": {"spec", "types", "errors"},
     "_joined": {"connectors.port", *SPINE},
     "_limits": {"connectors.port", *SPINE},
     "_reading": {"connectors.port", "_records", "_vectors", *SPINE},
+    "_altering": {"collection", "_records", *SPINE},
+    "_identity": {"errors", "spec"},
+    "_feeding": {"_altering", "collection", "policy", *SPINE},
     "collection": {
         "connectors.port",
+        "_altering",
+        "_feeding",
+        "_identity",
         "_joined",
         "_limits",
         "_names",
@@ -119,6 +126,7 @@ RULES: dict[str, set[str]] = {
     "ingest": {
         "_captions",
         "_encoding",
+        "_feeding",
         "_hashing",
         "_records",
         "_twins",
@@ -148,17 +156,20 @@ RULES: dict[str, set[str]] = {
         *SPINE,
     },  # and one another
     "journal": {"_state", "report", "errors"},
-    "_twins": {"collection", "dedup", *SPINE},
+    "_twins": {"_looking", "_sameness", "collection", *SPINE},
     "jobs": {"_state", "_twins", "collection", "connectors.port", "dedup", "encoders.decoding", "fields", "journal"}
     | {"pictures", "report", *SPINE},
     "_syncing": {"_twins", "collection", "fields", "journal", "pictures", "report", "sources", "sources.folders"}
-    | {*SPINE},
+    | {"sources.addresses", *SPINE},
     "observing": {"doctor", "policy", "report", "errors"},
     "_linkage": set(),
     "_kept": {"collection", *SPINE},
-    "dedup": {"_kept", "_linkage", "collection", "fields", "rerankers.port", "rerankers.references", *SPINE},
+    "alignment": {"encoders.port", "errors"},
+    "_looking": {"_machine", "_originals", "alignment", "collection", "pictures", *HOW, *SPINE},
+    "_sameness": {"_kept", "_looking", "alignment", "collection", "rerankers.port", "rerankers.references", *SPINE},
+    "dedup": {"_linkage", "_looking", "_sameness", "collection", "fields", *SPINE},
     "_doctor_probing": {"collection", "policy", *SPINE},
-    "doctor": {"_doctor_probing", "_made_tokens", "_vectors", "collection", "connectors", "connectors.address"}
+    "doctor": {"_doctor_probing", "_originals", "_vectors", "collection", "connectors", "connectors.address"}
     | {"connectors.port", "encoders", "encoders.decoding", "fields", "journal", "report", *SPINE},
     "_state": {"_plugins", "connectors", "connectors.address", "connectors.port", "errors", "policy"},
     "_facts": {"errors"},
@@ -188,9 +199,17 @@ RULES: dict[str, set[str]] = {
     "_copy_page": {"_copy_checks", "_copy_results", "_html"},
     "_following": {"errors"},
     "_reindex_job": {"_facts", "errors"},
-    "_reindex_making": {"_crew", "_encoding", "_made_tokens", "_reindex_job", "collection", "encoders.compose"}
+    "_reindex_making": {"_crew", "_encoding", "_originals", "_reindex_job", "collection", "encoders.compose"}
     | {"_machine", "encoders.port", "fields", "pictures", *HOW, *SPINE},
-    "_reindex_moving": {"_copy_moving", "_copy_shape", "_limits", "_records", "_reindex_job", "_reindex_making"}
+    "_reindex_moving": {
+        "_copy_moving",
+        "_copy_shape",
+        "_feeding",
+        "_limits",
+        "_records",
+        "_reindex_job",
+        "_reindex_making",
+    }
     | {"collection", *SPINE},
     "_reindex_results": {"_reindex_job", "evaluation"},
     "_reindex_comparing": {"_copy_moving", "_reindex_making", "_reindex_moving", "_reindex_results", "collection"}
@@ -208,7 +227,15 @@ RULES: dict[str, set[str]] = {
     | {*SPINE},
     "_reindex_running": {"_copy_moving", "_reindex_comparing", "_reindex_job", "_reindex_making", "_reindex_moving"}
     | {"_passes", "_reindex_places", "_reindex_results", "collection", "encoders.port", "fields", "reindexing", *SPINE},
-    "reindexing": {"_copy_moving", "_encoders_of", "_names", "_reindex_job", "_reindex_making", "_reindex_moving"}
+    "reindexing": {
+        "_copy_moving",
+        "_encoders_of",
+        "_feeding",
+        "_names",
+        "_reindex_job",
+        "_reindex_making",
+        "_reindex_moving",
+    }
     | {"_passes", "_reindex_places", "_reindex_results", "_reindex_running", "_state", "collection", "encoders"}
     | {"encoders.port"}
     | {"fields", "policy", *HOW, *SPINE},
@@ -232,7 +259,18 @@ RULES: dict[str, set[str]] = {
     }
     | {"_reranking", "rerankers.stages"},
     "_asking": {"_made_tokens", "collection", "encoders.port", "fields", "pictures", "rerankers.port", *HOW, *SPINE},
-    "_made_tokens": {"_encoding", "collection", "encoders.port", "fields", "pictures", "report", *HOW, *SPINE},
+    "_originals": {"collection", "fields", "pictures", *HOW, *SPINE},
+    "_made_tokens": {
+        "_encoding",
+        "_originals",
+        "collection",
+        "encoders.port",
+        "fields",
+        "pictures",
+        "report",
+        *HOW,
+        *SPINE,
+    },
     "_reranking": {
         "_kept",
         "_made_tokens",
@@ -297,14 +335,14 @@ RULES: dict[str, set[str]] = {
     "_limiter": {"errors"},
     "_progress": {"report"},
     "_html": {"pictures", *IMAGES, *SPINE},
-    "explaining": {"_asking", "_explain_page", "_made_tokens", "collection", "encoders.port", "fields", "pictures"}
+    "explaining": {"_asking", "_explain_page", "_originals", "collection", "encoders.port", "fields", "pictures"}
     | {"rerankers.calibrated", "rerankers.maxsim", "rerankers.port", "rerankers.references", *HOW, *IMAGES, *SPINE},
     "_explain_page": {"_heat", "_html", "explaining", *IMAGES},
     "_heat": set(),
     "demo": {"index", *SPINE},
     "cli": {"*"},
     "connectors": {"connectors.port", "connectors.address", "_plugins"},
-    "connectors.port": {"types", "filters"},
+    "connectors.port": {"spec", "types", "filters"},
     "connectors.address": {"errors"},
     "connectors.mirror": {
         "_state",
@@ -315,10 +353,10 @@ RULES: dict[str, set[str]] = {
     }
     | {"connectors.port", *SPINE},
     "encoders": {"encoders.port", "_plugins"},
-    "encoders.port": {"types", "filters"},
+    "encoders.port": {"spec", "types", "filters"},
     "rerankers": {"rerankers.references", "rerankers.stages"},
     "rerankers.choosing": {"evaluation.metrics", "evaluation.statistics", "rerankers.calibration", *SPINE},
-    "rerankers.references": {"rerankers.port", "_plugins", "types"},
+    "rerankers.references": {"rerankers.port", "_plugins", "spec"},
     "rerankers.port": {"types", "filters", "encoders.port"},
     "testing*": {"*"},
     "training": {"training._loop", "training.heading", "training.pairing", "errors"},
@@ -342,7 +380,7 @@ RULES: dict[str, set[str]] = {
     "training.pairnets": {"errors"},
     "training.tokenbank": {"encoders.tokens", "training.augment", "errors"},
     "training.tokenviews": {"encoders._digest", "encoders.compose", "encoders.composition", "encoders.tokens"}
-    | {"training._workplace", "training.reranking", "training.tokenbank", "types", "errors"},
+    | {"training._workplace", "training.reranking", "training.tokenbank", "spec", "errors"},
     "training.collected": {"collection", "fields", "pictures", *SPINE},
     "training.pairsources": {"_encoders_of", "collection", "connectors", "encoders.compose", "pictures"}
     | {"rerankers.maxsim", "sources.addresses", "training.collected", "training.data", "training.tokenviews", *SPINE},
@@ -352,13 +390,13 @@ RULES: dict[str, set[str]] = {
     | {"training._device", "training._judging", "training._loop", "training._pictures", "training._workplace"}
     | {"training.calibrations"}
     | {"training.lessons", "training.pairfolder", "training.pairnets", "training.pairsources", "training.reranking"}
-    | {"training.tokenbank", "training.tokenviews", "types", "errors"},
+    | {"training.tokenbank", "training.tokenviews", "spec", "errors"},
     "training.reranking": {"training.pairnets", "training.tokenbank", "errors"}
     | {"training._batches", "training._device", "training._loop"},
     "training.calibrations": {"evaluation.reliability", "rerankers.choosing", "rerankers.learned", "errors"}
     | {"training.data", "training.mini", "training.pairfolder", "training.pairnets", "training.reranking"}
     | {"training.tokenviews"},
-    "training.pairfolder": {"rerankers.learned", "training._workplace", "training.pairnets", "types", "errors"},
+    "training.pairfolder": {"rerankers.learned", "training._workplace", "training.pairnets", "spec", "errors"},
     "training.rerankers": {"training._device", "training._loop", "training._workplace", "training.mini"}
     | {"training.pairing", "training.pairnets", "training.reranking", "training.tokenviews", "errors"},
     "training._loop": {"training._workplace", "errors"},
@@ -466,6 +504,7 @@ LIBRARIES = {
     "onnxruntime": ["encoders.runtimes.*", "rerankers.learned"],
     "openvino": ["encoders.runtimes.*"],
     "pillow_heif": ["encoders.*"],
+    "cv2": ["alignment"],
     "PIL": ["encoders.*", "demo", "training.mini"],
     "simplejpeg": ["encoders.*"],
 }

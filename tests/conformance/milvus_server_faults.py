@@ -23,9 +23,10 @@ from pixdex.collection import Collection
 from pixdex.connectors.address import parse
 from pixdex.connectors.milvus import MAX_COLUMNS, Milvus, connect_server
 from pixdex.policy import Policy
+from pixdex.spec import Field, Kind
 from pixdex.testing._faults import FaultCases
 from pixdex.testing._support import STANDARD, plain, put, some_vectors
-from pixdex.types import Batch, Field, Kind, Tuning
+from pixdex.types import Batch, Tuning
 from tests import milvus_foreign
 from tests.milvus_server import INSIDE, Server
 

@@ -20,7 +20,8 @@ from pixdex.connectors import memory
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.errors import AlreadyExists, InvalidRecord, NotFound, StoreError, StoreUnavailable
 from pixdex.filters import And, Box, Contains, Eq, Exists, Filter, Near, Not, Or, Range, matches
-from pixdex.types import Batch, Hit, Kind, Metric, Page, Scan, Search, Spec, Want
+from pixdex.spec import Kind, Metric, Spec
+from pixdex.types import Batch, Hit, Page, Scan, Search, Want
 
 MUTANTS: dict[str, tuple[type[MemoryConnector], str]] = {}
 """name -> the mutant and the test that is expected to catch it."""

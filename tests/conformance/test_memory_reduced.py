@@ -12,8 +12,8 @@ import pytest
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.connectors.port import Capabilities
 from pixdex.filters import Operator
+from pixdex.spec import Metric
 from pixdex.testing import ConnectorConformance
-from pixdex.types import Metric
 
 POOR = Capabilities(
     delete_where=False,

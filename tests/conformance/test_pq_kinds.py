@@ -13,10 +13,11 @@ from pixdex.connectors._pq_index import Kind
 from pixdex.connectors.port import Connector
 from pixdex.connectors.pq import PqConnector, PqOptions
 from pixdex.errors import Unsupported
+from pixdex.spec import Spec
 from pixdex.testing import ConnectorConformance
 from pixdex.testing._search import SearchCases
 from pixdex.testing._support import vector
-from pixdex.types import Batch, Spec
+from pixdex.types import Batch
 
 # Of these every test runs each time; of the others the searches, and all by `make test-long`.
 WHOLE = frozenset({Kind.IVF_PQ})

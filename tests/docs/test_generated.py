@@ -13,7 +13,7 @@ import pytest
 
 from pixdex.connectors.port import Capabilities
 from pixdex.filters import Filter, Operator, bind, from_json, matches, operators_of, parse
-from pixdex.types import Field, Fingerprint, Kind, Spec, Vector
+from pixdex.spec import Field, Fingerprint, Kind, Spec, Vector
 
 pytest.importorskip("qdrant_client")
 pytest.importorskip("qdrant_edge")

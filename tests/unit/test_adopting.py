@@ -29,7 +29,8 @@ from pixdex.errors import (
     Unsupported,
 )
 from pixdex.filters import F
-from pixdex.types import Batch, Field, Kind, Tuning, Want
+from pixdex.spec import Field, Kind
+from pixdex.types import Batch, Tuning, Want
 
 COUNT = 40
 DIM = 8

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 import pixdex
 from pixdex import _plots, calibrating, cli, rerankers
 from pixdex._calibrating import _pictures, _readable
-from pixdex._made_tokens import roots_of
+from pixdex._originals import roots_of
 from pixdex.calibrating import calibrate
 from pixdex.encoders.edits import EDITS, edited
 from pixdex.errors import AlreadyExists, ConfigError, FingerprintMismatch, PixdexError, Unsupported

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import pixdex
 from pixdex import F, cli, encoders, fusion
 from pixdex.errors import ConfigError, FingerprintMismatch, InvalidRecord, Unsupported
-from pixdex.types import Fingerprint, Metric
+from pixdex.spec import Fingerprint, Metric
 
 WIDTH = 64
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from pixdex.collection import Collection
 from pixdex.connectors.memory import CAPABILITIES, MemoryConnector
-from pixdex.errors import FingerprintMismatch, PartialWrite, RateLimited, StoreFull, StoreUnavailable
+from pixdex.errors import FingerprintMismatch, PartialWrite, RateLimited, StoreError, StoreFull, StoreUnavailable
 from pixdex.policy import Policy
-from pixdex.types import Batch, Field, Fingerprint, Hit, Kind, Search, Spec, Vector, Want
+from pixdex.spec import Field, Fingerprint, Kind, Source, Spec, Vector
+from pixdex.types import Batch, Hit, Search, Want
 
 PRINT = Fingerprint(encoder="toy", digest="0123456789abcdef")
 SPEC = Spec(vectors=(Vector(dim=2, fingerprint=PRINT),), fields=(Field(name="n", kind=Kind.INT),))
@@ -67,6 +70,50 @@ def test_a_write_that_did_not_start_is_the_error_itself() -> None:
     collection = _collection(StoreFull("no space"))
     with pytest.raises(StoreFull):
         collection.upsert(_batch(5))
+
+
+def test_threads_that_declare_at_once_lose_nothing_of_each_other() -> None:
+    class Slow(MemoryConnector):
+        def alter(self, name: str, spec: Spec, *, timeout: float | None) -> None:
+            time.sleep(0.005)  # between what was read and what is written
+            super().alter(name, spec, timeout=timeout)
+
+    collection = Collection.create(Slow(), "a", SPEC)
+    handles = [Collection.open(collection.connector, "a") for _ in range(8)]
+
+    def declare(number: int) -> None:
+        if number % 2:
+            handles[number].alter(sources=[Source(name=f"s{number}", root="/")])
+        else:
+            handles[number].alter(fields=[Field(name=f"f{number}", kind=Kind.INT)])
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(declare, range(8)))
+    collection.refresh()
+    assert {source.name for source in collection.spec.sources} == {"s1", "s3", "s5", "s7"}
+    assert {field.name for field in collection.spec.fields} == {"n", "f0", "f2", "f4", "f6"}
+
+
+@pytest.mark.parametrize("times", [1, 9])
+def test_what_another_program_replaces_at_once_is_declared_again(times: int) -> None:
+    class Shared(MemoryConnector):
+        left = times
+
+        def alter(self, name: str, spec: Spec, *, timeout: float | None) -> None:
+            before = self.describe(name, timeout=timeout)
+            super().alter(name, spec, timeout=timeout)
+            if self.left:
+                self.left -= 1
+                super().alter(name, before, timeout=timeout)
+
+    collection = Collection.create(Shared(), "a", SPEC)
+    if times > 3:
+        with pytest.raises(StoreError, match="others keep changing the Spec of collection 'a'"):
+            collection.alter(sources=[Source(name="b", root="/b")])
+        return
+    collection.alter(sources=[Source(name="b", root="/b")])
+    collection.refresh()
+    assert [source.name for source in collection.spec.sources] == ["b"]
 
 
 def test_a_mismatch_that_spec_does_not_explain() -> None:

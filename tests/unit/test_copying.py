@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -186,6 +187,20 @@ def test_narrow_vectors_stay_as_they_are(place):
         assert all((ours[record][0]["image"] == theirs[record][0]["image"]).all() for record in ours)
         with Opened(source) as collection:
             collection.upsert(records(100, seed=seed))
+
+
+def test_the_garbage_collector_is_as_it_was(tmp_path):
+    frozen = []
+    source, target = filled(f"pq://{tmp_path}/s.pix"), f"pq://{tmp_path}/t.pix"
+
+    def stop(moving):
+        frozen.append(gc.get_freeze_count())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        copy(source, target, progress=stop)
+    assert frozen[0] > 0
+    assert gc.get_freeze_count() == 0
 
 
 # --- interrupted -------------------------------------------------------------------------------------------------------

@@ -16,11 +16,12 @@ import toys
 
 import pixdex
 from pixdex import Batch, Collection, _plugins, connect
+from pixdex._feeding import feed
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.doctor import Check, Diagnosis, State, diagnose
 from pixdex.errors import ConfigError
 from pixdex.jobs import Job
-from pixdex.types import Fingerprint, Spec, Vector
+from pixdex.spec import Fingerprint, Spec, Vector
 
 pytest.importorskip("faiss")
 
@@ -245,7 +246,7 @@ def test_a_collection_that_is_being_written_to_is_not_ill(monkeypatch: pytest.Mo
 
 def test_a_reindexing_that_was_cut_off(url: str) -> None:
     connector, name = connect(url)
-    Collection.open(connector, name)._feed("old")
+    feed(Collection.open(connector, name), "old")
     connector.close()
     check = by_name(diagnose(url))["reindexing"]
     assert check.state is State.NOTE

@@ -49,9 +49,10 @@ from pixdex.filters import (
     stored,
     to_json,
 )
+from pixdex.spec import REV, Field, Kind, Spec
 from pixdex.testing.random_data import RICH, filters
 from pixdex.testing.random_data import _kilometres as other_distance
-from pixdex.types import MAX_INT, REV, Field, Kind, Spec
+from pixdex.types import MAX_INT
 
 FIELDS: dict[str, Field] = {f.name: f for f in RICH.fields}
 LABEL, TAGS, YEAR, RATING, OK, TAKEN, PLACE = (

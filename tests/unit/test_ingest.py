@@ -36,7 +36,7 @@ from pixdex.ingest import ingest
 from pixdex.pictures import Item, content_hash, from_files, load_picture
 from pixdex.policy import Policy
 from pixdex.report import Report
-from pixdex.types import Kind
+from pixdex.spec import Kind
 
 PATIENT = Policy(base=0.0)
 """Repeats, without waiting."""

@@ -206,6 +206,29 @@ def test_a_sync_that_was_killed_while_it_removed_says_so_the_next_time(
     assert [record for record, status in statuses(url).items() if status == "removed"] == ["pics/02.png", "pics/04.png"]
 
 
+def test_what_a_killed_job_had_written_and_not_noted_is_its_own(
+    index: ImageIndex, url: str, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add(pictures, job=Job())
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (20, 21):
+        toys.write(pictures / f"{number}.png", number)
+    with monkeypatch.context() as patch:
+        patch.setattr(journals.Journal, "record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            index.add([pictures / "20.png", pictures / "21.png"], source="pics", job=Job())
+    assert {"pics/20.png", "pics/21.png"} <= toys.payloads(index).keys()
+    (pictures / "20.png").unlink()
+    report = index.add(pictures, job=Job(sync=True))
+    assert (report.removed, report.unchanged) == (1, 6)
+    assert statuses(url)["pics/20.png"] == "removed"
+    with journals.Journal(journals.journal_of(url), encoder="toy") as journal:
+        assert journal.planned() == []
+
+
 def test_sync_keeps_what_cannot_be_looked_at(
     index: ImageIndex, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

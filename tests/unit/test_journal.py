@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,12 +145,44 @@ def test_a_journal_without_inodes_goes_on(file: Path) -> None:
     with Journal(file, encoder="toy") as journal:
         journal.record([entry("p", stamp=Stamp(3, 0, 0), at=1e6)])
     db = sqlite3.connect(file)
-    db.executescript("ALTER TABLE pictures DROP COLUMN inode; DROP TABLE mounts; PRAGMA user_version = 1")
+    db.executescript(
+        "ALTER TABLE pictures DROP COLUMN inode; DROP TABLE mounts; DROP TABLE planned; PRAGMA user_version = 1"
+    )
     db.close()
     with Journal(file, encoder="toy") as journal:
         assert journal.known("p", Stamp(3, 0, 0)) is None  # read once more
         journal.record([entry("p", stamp=Stamp(3, 0, 0), at=1e6)])
         assert journal.known("p", Stamp(3, 0, 0)) == "c-p"
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_two_programs_may_open_an_old_journal_at_once(
+    file: Path, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if version:
+        with Journal(file, encoder="toy") as journal:
+            journal.record([entry("a")])
+        with sqlite3.connect(file) as db:
+            db.executescript(f"DROP TABLE mounts; DROP TABLE planned; PRAGMA user_version = {version}")
+        db.close()
+    else:
+        file.touch()
+    real, others = sqlite3.Connection, []
+
+    class Beside(sqlite3.Connection):
+        def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
+            found = super().execute(sql, *rest)
+            if sql == "PRAGMA user_version" and not others:
+                others.append(real)
+                assert counts(file) == ({Status.ADDED: 1} if version else {})  # another program, in that instant
+            return found
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **o: connect(*a, **o, factory=real if others else Beside))
+    with Journal(file, encoder="toy") as journal:
+        assert [one.id for one in journal.entries()] == ["a"] * bool(version)
+        journal.keep_mounts([], [])
+    assert others
 
 
 def test_a_journal_that_was_damaged_is_named_and_no_pictures_fault(file: Path) -> None:
@@ -176,6 +209,17 @@ def test_it_knows_what_it_has_met_and_where_drives_were(file: Path, tmp_path: Pa
         assert not journal.kept_before
         journal.record([entry("a"), entry("b", Status.REMOVED)])
         assert journal.met(["a", "b", "c"]) == {"a"}
+        journal.plan(["a", "b", "d"])
+        assert journal.planned() == ["b", "d"]
+        assert journal.met(["a", "b", "c", "d"]) == {"a", "b", "d"}
+        journal.record([entry("b", Status.REMOVED)])
+        asked: list[str] = []
+        journal._db.set_trace_callback(asked.append)
+        assert journal.met(["a", "b", "c", "d"]) == {"a", "d"}
+        journal._db.set_trace_callback(None)
+        plans = [row[3] for sql in asked for row in journal._db.execute(f"EXPLAIN QUERY PLAN {sql}")]
+        assert not [step for step in plans if step.startswith(("SCAN pictures", "SCAN planned"))], "whatever there is"
+        assert any(step.startswith("SEARCH pictures") for step in plans)
         journal.keep_mounts([tmp_path], [str(tmp_path / "one"), str(tmp_path / "two")])
         journal.keep_mounts([tmp_path / "two"], [])  # another folder: only what is in it is looked at
         assert journal.mounts() == [str(tmp_path / "one")]

@@ -14,7 +14,8 @@ from pixdex.connectors.port import Capabilities
 from pixdex.errors import Unsupported
 from pixdex.filters import F, Operator, bind
 from pixdex.filters import parse as parse_filter
-from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Search, Spec, TokenSpec, Tuning, Vector
+from pixdex.spec import Field, Fingerprint, Kind, Metric, Spec, TokenSpec, Vector
+from pixdex.types import Batch, Search, Tuning
 
 PRINT = Fingerprint(encoder="toy", digest="0123456789abcdef")
 VECTOR = Vector(dim=2, metric=Metric.DOT, fingerprint=PRINT)

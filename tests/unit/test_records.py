@@ -11,7 +11,8 @@ import pytest
 from pixdex._records import check_ids, checked, coerce, conversions, show, with_revs
 from pixdex._vectors import checked_vectors
 from pixdex.errors import ConfigError, InvalidRecord
-from pixdex.types import MAX_INT, Batch, Field, Fingerprint, Kind, Metric, Spec, TokenSpec, Vector
+from pixdex.spec import Field, Fingerprint, Kind, Metric, Spec, TokenSpec, Vector
+from pixdex.types import MAX_INT, Batch
 
 PRINT = Fingerprint(encoder="toy", digest="0123456789abcdef")
 FIELDS = (
@@ -403,11 +404,36 @@ def test_nesting_has_an_end():
 
 
 def test_nothing_is_shared_with_the_caller():
-    given = {"tags": ["a"], "texts": ["b"]}
+    given = {"tags": ["a"], "texts": ["b"], "note": {"x": 1}, "deep": {"x": [1]}}
     kept = payload(given)
     given["tags"].append("later")
     given["texts"].append("later")
-    assert kept == {"tags": ["a"], "texts": ["b"]}
+    given["note"]["x"] = 2
+    given["deep"]["x"].append(2)
+    assert kept == {"tags": ["a"], "texts": ["b"], "note": {"x": 1}, "deep": {"x": [1]}}
+
+
+def test_records_that_are_alike_are_kept_as_each_by_itself():
+    moment = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+    alike = [
+        {"time": moment + timedelta(hours=n), "texts": ["a", "b"][:n], "note": {"n": n}, "list": [1.5] * n}
+        for n in range(3)
+    ]
+    other = {"time": "2026-05-04T05:02:01+02:00", "texts": ("a",), "note": {"n": None}, "list": [1, "x"]}
+    one_by_one = tuple(map(payload, [*alike, other]))
+    assert one_by_one[0]["time"] == one_by_one[3]["time"] == "2026-05-04T03:02:01.000000+00:00"
+    for payloads in (alike, [*alike, other]):
+        ids = tuple(map(str, range(len(payloads))))
+        assert checked(Batch(ids, payloads=tuple(payloads)), spec()).payloads == one_by_one[: len(payloads)]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"texts": ["b", None]}, {"texts": [1]}, {"ints": [2**60]}, {"x": {"y": math.nan}}, {"x": [{1}]}]
+)
+def test_of_records_that_are_alike_the_wrong_one_is_named(wrong):
+    right = {"texts": ["a"], "ints": [1], "x": {"y": 1.0}}
+    with pytest.raises(InvalidRecord, match="record 'b'"):
+        checked(Batch(("a", "b"), payloads=(right, {**right, **wrong})), spec())
 
 
 def test_records_without_payload_get_an_empty_one():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pixdex.errors import AlreadyExists, ConfigError, NotFound, StoreFormat, StoreFull, Unsupported
-from pixdex.types import Batch, Fingerprint, Scan, Spec, Vector, Want
+from pixdex.spec import Fingerprint, Spec, Vector
+from pixdex.types import Batch, Scan, Want
 
 pytest.importorskip("pyarrow")
 

@@ -451,6 +451,60 @@ def test_cut_off_after_the_switch_it_is_fed_until_the_old_collection_is_gone(
     assert contents(live).keys() == {f"pics/{n:02}.png" for n in range(12)} - {"pics/03.png", "pics/04.png"}
 
 
+def test_what_matches_by_a_field_that_is_new_since_the_switch_is_deleted_for_good(
+    live: str, store: str, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(live, monkeypatch, "after")
+    with pixdex.open(live) as index:
+        index.add(pictures / "05.png", ids=["pics/05.png"], fields={"mood": "blue"}, progress=False)
+        index.collection.alter(fields=[pixdex.Field(name="mood", kind=pixdex.Kind.TEXT)])
+        index.delete(F.mood == "blue")
+    assert "pics/05.png" not in contents(f"{store}#v1")
+    reindex(live, encoder=Turned(), options=QUICK)
+    assert contents(live).keys() == {f"pics/{n:02}.png" for n in range(12)} - {"pics/05.png"}
+
+
+@pytest.mark.parametrize("stopped", [None, "_delete", "_delete_where"])
+def test_what_is_deleted_by_a_filter_is_what_matches_in_its_newest_revision(
+    live: str, store: str, pictures: Path, stopped: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records brought before the switch, written in its instant to the old collection, and since then to the new one."""
+
+    def noted(url: str, number: int, note: str, encoder: str | None = None) -> None:
+        with pixdex.open(url, encoder=encoder) as index:
+            index.add(pictures / f"{number:02}.png", source="pics", fields={"note": note}, progress=False)
+
+    connector, _ = connect(store)
+    Collection.open(connector, "v1").alter(fields=[pixdex.Field(name="note", kind=pixdex.Kind.TEXT)])
+    connector.close()
+    for number in (1, 2, 3, 4):
+        noted(live, number, "bad" if number < 3 else "good")
+    cut_off(live, monkeypatch, "after")
+    noted(f"{store}#v1", 2, "good", "toy:48")  # good by now, and not brought yet
+    noted(f"{store}#v1", 5, "bad", "toy:48")
+    noted(live, 3, "bad")
+    noted(f"{store}#v1", 4, "bad", "toy:48")
+    noted(live, 4, "better")
+    with pixdex.open(live) as index:
+        if stopped is not None:
+            with monkeypatch.context() as patch:
+                real = getattr(Collection, stopped)
+
+                def killed(self: Collection, what: Any) -> None:
+                    if stopped == "_delete" or self.name != "v1":
+                        real(self, what)
+                    raise KeyboardInterrupt
+
+                patch.setattr(Collection, stopped, killed)
+                with pytest.raises(KeyboardInterrupt):
+                    index.delete(F.note == "bad")
+        index.delete(F.note == "bad")
+    reindex(live, encoder=Turned(), options=QUICK)
+    there = contents(live)
+    assert there.keys() == {f"pics/{n:02}.png" for n in range(12)} - {f"pics/{n:02}.png" for n in (1, 3, 5)}
+    assert [there[f"pics/{n:02}.png"].get("note") for n in (2, 4)] == ["good", "better"]
+
+
 def test_cut_off_after_the_switch_with_the_old_collection_gone_there_is_nothing_left_to_do(
     live: str, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from pixdex.errors import ConfigError, FingerprintMismatch, StoreFormat
-from pixdex.types import REV, Batch, Field, Fingerprint, Foreign, Kind, Metric, Source, Spec, TokenSpec, Vector
+from pixdex.spec import REV, Field, Fingerprint, Foreign, Kind, Metric, Source, Spec, TokenSpec, Vector
+from pixdex.types import Batch
 
 PRINT = Fingerprint(encoder="toy", digest="0123456789abcdef")
 VECTOR = Vector(dim=4, fingerprint=PRINT)

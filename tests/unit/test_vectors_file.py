@@ -13,7 +13,8 @@ from pixdex import vectors_file
 from pixdex.errors import ConfigError, MissingDependency
 from pixdex.records_file import RecordsFile
 from pixdex.report import Quarantined
-from pixdex.types import Batch, Field, Fingerprint, Kind, Spec, TokenSpec, Vector
+from pixdex.spec import Field, Fingerprint, Kind, Spec, TokenSpec, Vector
+from pixdex.types import Batch
 from pixdex.vectors_file import VectorsFile, Writer, is_vectors
 
 pq = pytest.importorskip("pyarrow.parquet")

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pixdex import _plugins, encoders
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.encoders.images import resize
 from pixdex.encoders.port import Features
 from pixdex.errors import ConfigError, StoreUnavailable
-from pixdex.types import Batch, Fingerprint, Metric, TokenSpec
+from pixdex.spec import Fingerprint, Metric, TokenSpec
+from pixdex.types import Batch
 
 CELLS = 4
 
@@ -179,6 +180,21 @@ def main() -> None:
 
         module.ToyEncoder.prepare = slow
     cli.main()
+
+
+def scene(seed: int) -> Image.Image:
+    """Blobs and boxes of all sizes: no two places look alike."""
+    rng = np.random.default_rng(seed)
+    picture = Image.new("RGB", (360, 270), (200, 190, 170))
+    draw = ImageDraw.Draw(picture)
+    for _ in range(160):
+        x, y, size = rng.integers(0, 360), rng.integers(0, 270), rng.integers(6, 60)
+        shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
+        shape(
+            (int(x), int(y), int(x + size), int(y + size * rng.uniform(0.5, 1.5))),
+            fill=tuple(rng.integers(0, 255, 3).tolist()),
+        )
+    return picture
 
 
 if __name__ == "__main__":

@@ -22,13 +22,15 @@ from hypothesis import strategies as st
 from milvus_lite.exceptions import DataDirLockedError, ManifestCorruptedError
 from milvus_lite.search.filter.tokens import tokenize
 from pymilvus import MilvusException
+from pymilvus.client.grpc_handler import GrpcHandler
 
 from pixdex import errors, filters
 from pixdex.connectors import _milvus_rows, connect, milvus
 from pixdex.connectors._milvus_errors import translated
 from pixdex.connectors._milvus_filters import MAX_DEPTH, literal, to_expression
 from pixdex.filters import F
-from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Scan, Search, Source, Spec, TokenSpec, Vector, Want
+from pixdex.spec import Field, Fingerprint, Kind, Metric, Source, Spec, TokenSpec, Vector
+from pixdex.types import Batch, Scan, Search, Want
 
 PRINT = Fingerprint(encoder="e", digest="3fa9c1d2")
 SPEC = Spec(
@@ -310,12 +312,48 @@ def test_the_widest_tokens_fit_their_columns() -> None:
     spec = Spec(vectors=SPEC.vectors, tokens=widest)
     tokens = np.ones((1, widest.dim), np.int8)
     layout = _milvus_rows.Layout(spec, _milvus_rows.Table())
-    cells = layout.rows(Batch(("a",), {}, ({},), (tokens,)))[0]
+    cells = {column: values[0] for column, values in layout.cells(Batch(("a",), {}, ({},), (tokens,))).items()}
     chunks = [text for column, text in cells.items() if column in {f"t{i}" for i in range(100)}]
     assert len(chunks) == 8
     assert max(map(len, chunks)) <= _milvus_rows.MAX_VARCHAR
     read = {column: str(text) for column, text in cells.items() if isinstance(text, str)}  # as the client gives it
     np.testing.assert_array_equal(layout.row(read, (), Want(tokens=True)).tokens, tokens)
+
+
+def test_a_client_that_takes_no_columns_gets_rows(store: milvus.Milvus, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = np.arange(64_000, dtype=np.int8).reshape(2, 32_000)
+    payload = {"_rev": 5, "text": "é", "n": 3, "x": 0.1, "tags": ["a", "b"], "spot": {"lat": 1.5, "lon": 2.5}}
+
+    def written(record: str) -> Batch:
+        vectors = {IMAGE: np.array([[0.1, 0.2]], np.float32)}
+        store.upsert("main", Batch((record,), vectors, (payload,), (tokens,)), timeout=None)
+        return store.fetch("main", [record], want=Want(vectors=(IMAGE, WORDS), tokens=True), timeout=None)
+
+    columns = written("c")
+    monkeypatch.delattr(GrpcHandler, "upsert")
+    rows = written("r")
+    assert columns.payloads == rows.payloads == (payload,)
+    np.testing.assert_array_equal(columns.vectors[IMAGE], rows.vectors[IMAGE])
+    assert list(columns.present(WORDS)) == list(rows.present(WORDS)) == [False]
+    np.testing.assert_array_equal((columns.tokens or ())[0], (rows.tokens or ())[0])
+    where = filters.bind((F.x == 0.1) & F.tags.contains("b") & (F.n == 3), SPEC)
+    assert store.count("main", where, timeout=None) == 2
+
+
+def test_a_page_shows_what_is_there_when_it_is_read(store: milvus.Milvus) -> None:
+    put(store, **{name: {"_rev": 1} for name in "abcdfgh"})
+    want, seen, after = Want(vectors=(IMAGE,)), [], None
+    while True:
+        page = store.scan("main", Scan(size=2, after=after, want=want), timeout=None)
+        seen.append("".join(page.batch.ids))
+        after = page.after
+        if after is None:
+            break
+        if after == "d":  # the ids behind it are known by now
+            put(store, e={"_rev": 2})
+            store.delete("main", ["g"], timeout=None)
+    assert "".join(seen) == "abcdefh"
+    assert [len(ids) for ids in seen[:-1]] == [2] * (len(seen) - 1)
 
 
 def test_too_many_items_are_refused_before_the_store(store: milvus.Milvus) -> None:
@@ -470,7 +508,7 @@ def test_nothing_is_printed(tmp_path: Path) -> None:
         "import sys\n"
         "from pixdex.connectors import connect\n"
         "from pixdex.errors import PixdexError\n"
-        "from pixdex.types import Fingerprint, Spec, Vector\n"
+        "from pixdex.spec import Fingerprint, Spec, Vector\n"
         "store, name = connect(sys.argv[1])\n"
         "spec = Spec(vectors=(Vector(dim=2, fingerprint=Fingerprint(encoder='e', digest='3fa9c1d2')),))\n"
         "store.create(name, spec, timeout=9)\n"
@@ -491,7 +529,7 @@ def test_nothing_is_printed_when_it_closes(tmp_path: Path) -> None:
     code = (
         "import sys, grpc\n"
         "from pixdex.connectors import connect\n"
-        "from pixdex.types import Fingerprint, Spec, Vector\n"
+        "from pixdex.spec import Fingerprint, Spec, Vector\n"
         "spec = Spec(vectors=(Vector(dim=2, fingerprint=Fingerprint(encoder='e', digest='3fa9c1d2')),))\n"
         "for i in range(20):\n"
         "    store, name = connect(f'{sys.argv[1]}{i}')\n"

@@ -15,7 +15,8 @@ from pixdex.collection import Collection
 from pixdex.connectors import connect
 from pixdex.connectors._milvus_client import NAMED_VECTORS, OLDEST, _version
 from pixdex.filters import F
-from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Spec, Vector
+from pixdex.spec import Field, Fingerprint, Kind, Metric, Spec, Vector
+from pixdex.types import Batch
 
 SPEC = Spec(
     vectors=(Vector(dim=16, metric=Metric.L2, fingerprint=Fingerprint(encoder="e", digest="3fa9c1d2")),),

@@ -17,7 +17,8 @@ from pixdex._state import job_file
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.connectors.mirror import Mirror
 from pixdex.errors import AccessDenied, ConfigError, FingerprintMismatch, PartialWrite, StoreTimeout, StoreUnavailable
-from pixdex.types import Field, Fingerprint, Kind, Spec, Vector, Want
+from pixdex.spec import Field, Fingerprint, Kind, Spec, Vector
+from pixdex.types import Want
 
 MARK = Fingerprint(encoder="toy", digest="0123abcd" * 4)
 SPEC = Spec(vectors=(Vector(dim=4, fingerprint=MARK),), fields=(Field(name="n", kind=Kind.INT),))
@@ -90,6 +91,63 @@ def test_a_second_store_that_is_away_disturbs_nobody_and_catches_up(
         == set(ids(photos.connector, "photos"))
         == {"r1", "r2", "r3", "r4", "r5", "r11", "r12"}
     )
+
+
+def test_what_was_missed_by_an_alias_is_brought_before_it_is_switched(
+    photos: Collection, mirror: Mirror, second: Shaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Collection.create(mirror, "other", SPEC)
+    photos.alias("live")
+    live = Collection.open(mirror, "live")
+    second.away = True
+    live.upsert(records(3, start=10))
+    live.delete(["r0"])
+    with pytest.raises(StoreUnavailable):
+        other.alias("live")
+    assert (mirror.aliases(timeout=None), second.aliases(timeout=None)) == ({"live": "photos"}, {"live": "copied"})
+    second.away = False
+    real, written = mirror._catch_up, []
+
+    def meanwhile(name: str, timeout: float | None) -> None:
+        real(name, timeout)
+        monkeypatch.setattr(mirror, "_rests_until", float("inf"))
+        live.upsert(records(1, start=20))  # missed, too, while all before was brought
+        written.append(name)
+
+    monkeypatch.setattr(mirror, "_catch_up", meanwhile)
+    other.alias("live")
+    assert written == ["live"]
+    assert mirror.comparison().unwritten == 0
+    assert set(ids(second, "copied")) == set(ids(mirror.primary, "photos"))
+    assert {"r10", "r20"} <= set(ids(second, "copied"))
+    assert ids(second, "other") == ()
+    photos.unalias("live")
+    photos.unalias("live")
+
+
+def test_while_the_second_store_is_away_no_alias_is_switched(
+    photos: Collection, mirror: Mirror, second: Shaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is written by it later reaches two different collections, and is missed nowhere."""
+    other = Collection.create(mirror, "other", SPEC)
+    photos.alias("live")
+    real = second.alias
+
+    def away(alias: str, name: str | None, *, timeout: float | None) -> None:
+        if second.away:
+            raise StoreUnavailable("it is away")
+        real(alias, name, timeout=timeout)
+
+    monkeypatch.setattr(second, "alias", away)
+    second.away = True
+    with pytest.raises(StoreUnavailable):
+        other.alias("live")
+    with pytest.raises(StoreUnavailable):
+        photos.unalias("live")
+    assert (mirror.aliases(timeout=None), second.aliases(timeout=None)) == ({"live": "photos"}, {"live": "copied"})
+    second.away = False
+    other.alias("live")
+    assert (mirror.aliases(timeout=None), second.aliases(timeout=None)) == ({"live": "other"}, {"live": "other"})
 
 
 def test_a_second_store_that_stays_away_is_told_once(

@@ -19,7 +19,8 @@ from pixdex.connectors._pq_mask import mask
 from pixdex.connectors._pq_store import Store
 from pixdex.connectors.pq import PqConnector, PqOptions
 from pixdex.filters import F, Filter, bind, matches
-from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Spec, Vector
+from pixdex.spec import Field, Fingerprint, Kind, Metric, Spec, Vector
+from pixdex.types import Batch
 
 if TYPE_CHECKING:
     import sqlite3

@@ -20,7 +20,8 @@ from pixdex.connectors._pq_schema import Connection
 from pixdex.connectors._pq_segments import Block
 from pixdex.connectors.pq import PqConnector
 from pixdex.errors import StoreError, StoreFull, StoreTimeout
-from pixdex.types import Batch, Fingerprint, Metric, Spec, Vector, Want
+from pixdex.spec import Fingerprint, Metric, Spec, Vector
+from pixdex.types import Batch, Want
 
 IMAGE = Vector(dim=8, metric=Metric.L2, fingerprint=Fingerprint(encoder="e", digest="3fa9c1d2aa"))
 

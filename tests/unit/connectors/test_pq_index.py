@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pixdex.connectors import _pq_index as indexes
 from pixdex.connectors._pq_index import Index, Kind, Stopped
 from pixdex.errors import ConfigError, MissingDependency, StoreFormat, Unsupported
-from pixdex.types import Metric
+from pixdex.spec import Metric
 
 KINDS = [kind for kind in Kind if kind not in {Kind.AUTO, Kind.FLAT}]
 TREES = [Kind.KDTREE, Kind.BALLTREE]
@@ -273,7 +273,7 @@ def test_a_process_in_which_faiss_was_switched_to_tensors_has_indexes_too() -> N
 import faiss.contrib.torch_utils
 import numpy as np
 from pixdex.connectors import _pq_index as indexes
-from pixdex.types import Metric
+from pixdex.spec import Metric
 rows = np.random.default_rng(0).standard_normal((400, 16)).astype(np.float32)
 for kind in ("ivf-pq", "opq", "ivf", "pq", "rabitq", "hnsw", "lsh"):
     index = indexes.train(indexes.Kind(kind), rows, Metric.L2)

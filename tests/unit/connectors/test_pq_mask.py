@@ -18,8 +18,9 @@ from pixdex.connectors._pq_mask import mask
 from pixdex.connectors._pq_parts import Lists, Part, form_of
 from pixdex.errors import Unsupported
 from pixdex.filters import And, F, Filter, bind, distance_km, matches, stored
+from pixdex.spec import Field, Kind
 from pixdex.testing.random_data import RICH, filters, record_ids, records
-from pixdex.types import Batch, Field, Kind
+from pixdex.types import Batch
 
 
 def part_of(field: Field, payloads: Sequence[Mapping[str, Any]]) -> Part:

@@ -43,7 +43,8 @@ from pixdex.errors import (
     Unsupported,
 )
 from pixdex.filters import And, F, Filter, Ids, Not, Or, bind, matches
-from pixdex.types import Batch, Field, Fingerprint, Foreign, Kind, Metric, Scan, Search, Spec, Vector, Want
+from pixdex.spec import Field, Fingerprint, Foreign, Kind, Metric, Spec, Vector
+from pixdex.types import Batch, Scan, Search, Want
 
 PRINT = Fingerprint(encoder="e", digest="3fa9c1d2aa")
 OTHER = Fingerprint(encoder="e", digest="aaaaaaaabb")

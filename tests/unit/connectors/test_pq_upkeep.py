@@ -23,7 +23,8 @@ from pixdex.connectors.memory import MemoryConnector
 from pixdex.connectors.port import Upkeep
 from pixdex.connectors.pq import PqConnector
 from pixdex.errors import NotFound, StoreFormat, StoreFull, StoreTimeout, StoreUnavailable, Unsupported
-from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Search, Spec, Vector, Want
+from pixdex.spec import Field, Fingerprint, Kind, Metric, Spec, Vector
+from pixdex.types import Batch, Search, Want
 
 PRINT = Fingerprint(encoder="e", digest="3fa9c1d2aa")
 IMAGE = Vector(dim=8, metric=Metric.L2, fingerprint=PRINT)

@@ -33,7 +33,8 @@ from pixdex.connectors._qdrant_ids import point_id
 from pixdex.connectors._qdrant_models import CLIENT
 from pixdex.connectors._shared import Shared
 from pixdex.filters import F
-from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Scan, Search, Spec, Vector, Want
+from pixdex.spec import Field, Fingerprint, Kind, Metric, Spec, Vector
+from pixdex.types import Batch, Scan, Search, Want
 
 PRINT = Fingerprint(encoder="e", digest="3fa9c1d2")
 SPEC = Spec(

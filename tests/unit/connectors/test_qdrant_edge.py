@@ -25,7 +25,8 @@ from pixdex.connectors import qdrant_edge
 from pixdex.connectors._qdrant_errors import translated
 from pixdex.connectors.address import parse
 from pixdex.filters import F
-from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Scan, Search, Spec, Tuning, Vector, Want
+from pixdex.spec import Field, Fingerprint, Kind, Metric, Spec, Vector
+from pixdex.types import Batch, Scan, Search, Tuning, Want
 
 PRINT = Fingerprint(encoder="e", digest="3fa9c1d2")
 SPEC = Spec(vectors=(Vector(dim=8, fingerprint=PRINT),), fields=(Field(name="n", kind=Kind.INT),))
@@ -152,6 +153,7 @@ import os, sys, numpy as np
 from pixdex.connectors.address import parse
 from pixdex.connectors.qdrant_edge import connect
 from pixdex.connectors import _qdrant_edge_shelf as shelf
+from pixdex.spec import *
 from pixdex.types import *
 spec = Spec.from_json(sys.argv[2])
 store = connect(parse(sys.argv[1]))
@@ -273,6 +275,14 @@ def test_the_graph_may_be_left_out(tmp_path: Path) -> None:
     collection.flush()
     assert indexed(store) == 0
     store.close()
+
+
+def test_revisions_are_found_by_ranges_and_each_by_itself(store: qdrant_edge.QdrantEdge) -> None:
+    store.create("main", SPEC, timeout=None)
+    ids = tuple(f"r{n}" for n in range(40))
+    store.upsert("main", Batch(ids, {}, tuple({"_rev": 10**15 + n} for n in range(40))), timeout=None)
+    for where, count in ((F["_rev"] > 10**15 + 29, 10), (F["_rev"] == 10**15 + 3, 1), (F["_rev"].exists(), 40)):
+        assert store.count("main", filters.bind(where, SPEC), timeout=None) == count
 
 
 def test_a_stale_filter_is_refused(store: qdrant_edge.QdrantEdge) -> None:

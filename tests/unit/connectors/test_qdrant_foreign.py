@@ -28,7 +28,8 @@ from pixdex.connectors import qdrant, qdrant_edge
 from pixdex.connectors._qdrant_ids import foreign_id
 from pixdex.connectors.address import parse
 from pixdex.filters import F
-from pixdex.types import Batch, Fingerprint, Kind, Metric, Search, Tuning, Vector, Want
+from pixdex.spec import Fingerprint, Kind, Metric, Vector
+from pixdex.types import Batch, Search, Tuning, Want
 
 PRINT = Fingerprint(encoder="e", digest="3fa9c1d2")
 COUNT = 12

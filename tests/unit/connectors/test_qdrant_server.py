@@ -32,7 +32,8 @@ from pixdex.connectors._qdrant_models import CLIENT, Index, params, point, searc
 from pixdex.connectors.address import parse
 from pixdex.filters import F
 from pixdex.policy import Policy
-from pixdex.types import Batch, Field, Fingerprint, Kind, Metric, Search, Spec, Tuning, Vector, Want
+from pixdex.spec import Field, Fingerprint, Kind, Metric, Spec, Vector
+from pixdex.types import Batch, Search, Tuning, Want
 
 PRINT = Fingerprint(encoder="e", digest="3fa9c1d2")
 SPEC = Spec(

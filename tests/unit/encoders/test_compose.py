@@ -11,7 +11,7 @@ import pytest
 from pixdex import encoders
 from pixdex.encoders.port import Encoder
 from pixdex.errors import AlreadyExists, ConfigError, MissingDependency, Unsupported
-from pixdex.types import Metric
+from pixdex.spec import Metric
 
 RNG = np.random.default_rng(11)
 PREPROCESSOR = {

@@ -19,7 +19,7 @@ from pixdex.rerankers.calibration import Calibration, sigmoid
 from pixdex.rerankers.learned import CONFIG_FILE, Learned, shipped
 from pixdex.rerankers.port import Candidate, Query
 from pixdex.rerankers.references import for_tokens
-from pixdex.types import Fingerprint, Metric
+from pixdex.spec import Fingerprint, Metric
 
 FOLDERS = [(kind, name) for kind in ("cross", "transport") for name in shipped(kind)]
 

@@ -15,9 +15,9 @@ from pixdex import rerankers  # noqa: E402
 from pixdex.errors import AlreadyExists, ConfigError, FingerprintMismatch  # noqa: E402
 from pixdex.rerankers.learned import CONFIG_FILE, Learned, load, shipped  # noqa: E402
 from pixdex.rerankers.port import Candidate, Query, Reranker  # noqa: E402
+from pixdex.spec import Fingerprint, TokenSpec  # noqa: E402
 from pixdex.training.pairfolder import read_net, save_reranker  # noqa: E402
 from pixdex.training.pairnets import PairNet, made  # noqa: E402
-from pixdex.types import Fingerprint, TokenSpec  # noqa: E402
 
 VECTOR = np.ones(4, dtype=np.float32)
 KINDS = ["cross", "transport"]

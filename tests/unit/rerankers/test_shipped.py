@@ -21,7 +21,7 @@ from pixdex.index import ImageIndex  # noqa: E402
 from pixdex.rerankers.learned import CONFIG_FILE, LOOKS, SCORES, Learned, shipped  # noqa: E402
 from pixdex.rerankers.port import Query  # noqa: E402
 from pixdex.rerankers.stages import Stage, ready  # noqa: E402
-from pixdex.types import Fingerprint, Metric, TokenSpec, Vector  # noqa: E402
+from pixdex.spec import Fingerprint, Metric, TokenSpec, Vector  # noqa: E402
 
 KINDS = ["cross", "transport"]
 

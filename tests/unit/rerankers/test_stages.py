@@ -14,7 +14,7 @@ from pixdex.rerankers import Stage, stages_of
 from pixdex.rerankers.maxsim import MaxSim
 from pixdex.rerankers.port import Candidate, Query
 from pixdex.rerankers.stages import staged, use_tokens, use_vectors
-from pixdex.types import Fingerprint, TokenSpec
+from pixdex.spec import Fingerprint, TokenSpec
 
 QUERY = Query(np.ones(2, np.float32))
 

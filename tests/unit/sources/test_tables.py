@@ -16,7 +16,7 @@ from pixdex.errors import ConfigError
 from pixdex.pictures import Refused
 from pixdex.report import Report
 from pixdex.sources import Sources, _rows
-from pixdex.types import Fingerprint, Spec, Vector
+from pixdex.spec import Fingerprint, Spec, Vector
 
 
 @pytest.fixture

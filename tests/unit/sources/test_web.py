@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ import pytest
 import toys
 
 from pixdex.errors import ConfigError, InvalidImage, MissingDependency
+from pixdex.jobs import Job
 
 pytest.importorskip("httpx")
 
@@ -149,6 +151,33 @@ def test_a_table_of_addresses(photos, server, tmp_path):
         (server.url("/gone.png"), "127.0.0.1 answers 404 Not Found")
     ]
     assert toys.payloads(photos)[urls[3]]["album"] == "album 1"
+
+
+def test_annotations_fetch_what_is_not_there_by_the_same_id(photos, server, tmp_path):
+    urls = server.pictures(3)
+    images = [{"id": n, "file_name": f"{n}.png", "coco_url": url} for n, url in enumerate(urls)]
+    del images[2]["coco_url"]
+    images[2]["flickr_url"] = urls[2]
+    toys.write(tmp_path / "set" / "0.png", 0)
+    path = tmp_path / "set" / "x.json"
+    path.write_text(json.dumps({"images": images}))
+    report = photos.add(path)
+    assert report.added == 1
+    assert [row.reason for row in report.quarantined] == [
+        f"there is no file {tmp_path}/set/{n}.png, and it is an address, and addresses are fetched with allow_remote only"
+        for n in (1, 2)
+    ]
+    assert photos.add(path, **OPEN, job=Job()).added == 2
+    assert sorted(server.seen) == ["/1.png", "/2.png"]
+    assert photos.add(path.parent, job=Job(sync=True)).removed == 0, "what was fetched is no file that is gone"
+    there = toys.payloads(photos)
+    assert {record: payload["path"] for record, payload in there.items()} == {
+        "set/0.png": f"{tmp_path}/set/0.png", "set/1.png": urls[1], "set/2.png": urls[2]
+    }  # fmt: skip
+    (tmp_path / "set" / "0.png").unlink()
+    again = photos.add(path, **OPEN)
+    assert (again.reused, again.unchanged) == (1, 2), "it lies elsewhere now"
+    assert toys.payloads(photos)["set/0.png"]["path"] == urls[0]
 
 
 def test_this_machine_is_private(photos, server):

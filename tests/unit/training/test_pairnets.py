@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from pixdex.errors import ConfigError  # noqa: E402
 from pixdex.rerankers.learned import LOOKS, SCORES  # noqa: E402
+from pixdex.spec import Fingerprint, TokenSpec  # noqa: E402
 from pixdex.training.pairfolder import read_net, save_reranker  # noqa: E402
 from pixdex.training.pairnets import (  # noqa: E402
     FORMS,
@@ -18,7 +19,6 @@ from pixdex.training.pairnets import (  # noqa: E402
     described,
     made,
 )
-from pixdex.types import Fingerprint, TokenSpec  # noqa: E402
 
 KINDS = ["cross", "both", "symmetric", "transport"]
 
