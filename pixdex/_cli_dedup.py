@@ -25,15 +25,20 @@ def dedup(
     cosine: Annotated[
         float | None,
         typer.Option(
-            metavar="C", help="Pairs less alike by their vectors are not looked at; default .95, verified .2."
+            metavar="C", help="Pairs less alike by their vectors are left out; default .95, looked at .5, verified .2."
         ),
     ] = None,
     verify: Annotated[
         str | None,
         typer.Option(help="Reranker that makes sure, by tokens; none: vectors alone. Default: cross, where it fits."),
     ] = None,
+    look: Annotated[
+        bool | None,
+        typer.Option(help="Open the pictures and lay them upon one another. Default: where OpenCV is (pixdex[dedup])."),
+    ] = None,
     at_least: Annotated[
-        float | None, typer.Option(metavar="P", help="The probability that is enough, where pairs are verified.")
+        float | None,
+        typer.Option(metavar="P", help="The probability that is enough, where pairs are verified or looked at."),
     ] = None,
     neighbours: Annotated[
         int | None, typer.Option("-k", min=1, help="How many neighbours each record asks for.")
@@ -62,7 +67,7 @@ def dedup(
     connector, name = connect(url)
     try:
         collection = Collection.open(connector, name)
-        near = _near(collection, cosine, verify, at_least, neighbours)
+        near = _near(collection, cosine, verify, look, at_least, neighbours)
         with counting("looking for duplicates", None) as count:
             found = find_duplicates(collection, near, keep=Keep(keep), where=chosen, progress=count)
         if json:
@@ -79,18 +84,19 @@ def dedup(
 
 
 def _near(
-    collection: Any, cosine: float | None, verify: str | None, at_least: float | None, neighbours: int | None
+    collection: Any,
+    cosine: float | None,
+    verify: str | None,
+    look: bool | None,  # noqa: FBT001 - as the option says
+    at_least: float | None,
+    neighbours: int | None,
 ) -> Near:
     from dataclasses import replace
 
-    from pixdex.dedup import Near, usual
+    from pixdex.dedup import usual
 
-    near = usual(collection)
-    if verify == "none":
-        near = Near()
-    elif verify is not None:
-        near = replace(near, verify=verify)
-    given = {"cosine": cosine, "at_least": at_least, "k": neighbours}
+    near = usual(collection, tokens=verify != "none", look=look)
+    given = {"cosine": cosine, "at_least": at_least, "k": neighbours, "verify": None if verify == "none" else verify}
     return replace(near, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
@@ -104,6 +110,8 @@ def _as_json(found: Duplicates) -> dict[str, Any]:
         "superfluous": len(found.superfluous),
         "records": found.records,
         "candidates": found.candidates,
+        "looked_at": found.looked_at,
+        "unopened": found.unopened,
         "seconds": found.seconds,
     }
 
@@ -122,7 +130,13 @@ def _print_groups(found: Duplicates) -> None:
     if found.groups:
         console().print(table)
     said = f"{len(found.groups)} groups, {len(found.superfluous)} records need not be kept, of {found.records}"
+    if found.looked_at or found.unopened:
+        said += f", {found.looked_at} pairs looked at"
     console(err=True).print(f"{said}, in {found.seconds:.1f} s")
+    if found.unopened:
+        console(err=True).print(
+            f"{found.unopened} pictures could not be opened, and were judged without: see pixdex doctor"
+        )
 
 
 def _page(found: Duplicates, url: str) -> str:

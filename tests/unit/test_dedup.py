@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,16 +14,21 @@ import numpy as np
 import orjson
 import pytest
 import toys
+from PIL import ImageOps
 
 import pixdex
 from pixdex import Batch, Collection
 from pixdex._linkage import Pairs
+from pixdex._looking import Looking
 from pixdex._twins import OnDuplicate, Twins
+from pixdex.alignment import align
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.dedup import Keep, Near, find_duplicates, remove_duplicates, usual
-from pixdex.errors import ConfigError, Unsupported
+from pixdex.encoders.port import Features
+from pixdex.errors import ConfigError, MissingDependency, Unsupported
 from pixdex.rerankers.port import Candidate, Query
-from pixdex.types import Field, Fingerprint, Kind, Metric, Spec, TokenSpec, Vector
+from pixdex.spec import Field, Fingerprint, Kind, Metric, Spec, TokenSpec, Vector
+from pixdex.types import Want
 
 MARK = Fingerprint(encoder="toy", digest="0123abcd" * 4)
 FIELDS = (
@@ -189,6 +194,101 @@ def test_what_cannot_be_done_is_refused() -> None:
     with pytest.raises(ConfigError, match="cosine is"):
         Near(cosine=1.5)
     assert usual(made(np.ones((2, 4)), tokens=tokens)).verify is None  # nothing of pixdex takes these tokens
+
+
+class Alike(toys.ToyEncoder):
+    """To which all pictures look somewhat alike."""
+
+    def encode(self, prepared: Sequence[Any], *, tokens: bool = False) -> Features:
+        features = super().encode(prepared, tokens=tokens)
+        return replace(features, vectors=features.vectors + 60)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Iterator[pixdex.Index]:
+    """Two scenes, of each the original, a cut and a mirrored one, all near one another by their vectors."""
+    pytest.importorskip("cv2")
+    folder = tmp_path / "pics"
+    folder.mkdir()
+    for name, seed in (("a", 0), ("b", 1)):
+        one = toys.scene(seed)
+        one.save(folder / f"{name}0.png")
+        one.crop((60, 40, 300, 230)).save(folder / f"{name}1.png")
+        ImageOps.mirror(one).convert("L").save(folder / f"{name}2.png")
+    with pixdex.open(f"pq://{tmp_path}/photos.pix", encoder=Alike()) as index:
+        index.add(folder, progress=False)
+        yield index
+
+
+LOOK = Near(cosine=0.5, look=True)
+
+
+def test_looking_at_pictures_tells_edits_from_others(photos: pixdex.Index) -> None:
+    assert len(groups(find_duplicates(photos.collection, Near(cosine=0.5)))) == 1  # by vectors all are alike
+    found = find_duplicates(photos.collection, LOOK)
+    assert [sorted(some) for some in groups(found)] == [[f"pics/{name}{n}.png" for n in range(3)] for name in "ab"]
+    assert all(member.score > 0.9 for group in found.groups for member in group.others)
+    assert (found.looked_at, found.unopened) == (15, 0)
+
+
+def test_what_cannot_be_opened_is_judged_without(photos: pixdex.Index, tmp_path: Path) -> None:
+    """A file that is gone, and one that is another picture by now."""
+    (tmp_path / "pics" / "a2.png").unlink()
+    toys.scene(7).save(tmp_path / "pics" / "b2.png")
+    found = find_duplicates(photos.collection, LOOK)
+    assert found.unopened == 2
+    assert [sorted(some) for some in groups(found)] == [[f"pics/{name}{n}.png" for n in range(2)] for name in "ab"]
+    assert found.looked_at == 6
+    photos.add(toys.scene(0), ids=["again"], progress=False)  # nobody knows where it lies, and its vector is the same
+    assert {"again", "pics/a0.png"} <= set(groups(find_duplicates(photos.collection, LOOK))[0])
+
+
+def test_what_is_gone_meanwhile_is_not_judged(photos: pixdex.Index) -> None:
+    looking = Looking(photos.collection)
+    assert looking.said("pics/a0.png", ["gone", "pics/a1.png"], {})[0] is None
+    assert looking.shut == {"gone"}
+
+
+def test_a_pair_is_looked_at_once_though_both_ask(photos: pixdex.Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("pixdex._looking.align", lambda *pair: seen.append(pair) or align(*pair))
+    find_duplicates(photos.collection, LOOK)
+    assert len(seen) == 15
+
+
+def test_what_comes_is_looked_at_too(photos: pixdex.Index, tmp_path: Path) -> None:
+    """By the vector alone it would be left out."""
+    coming = tmp_path / "new"
+    coming.mkdir()
+    toys.scene(5).save(coming / "other.png")
+    toys.scene(0).rotate(10, expand=True).save(coming / "turned.png")
+    twins = Twins(photos.collection, "image", LOOK, OnDuplicate.SKIP)
+    batch = made_of(photos, coming)
+    assert twins.of(batch).keys() == {"new/turned.png"}
+    assert Twins(photos.collection, "image", replace(LOOK, look=False), OnDuplicate.SKIP).of(batch).keys() == set(
+        batch.ids
+    )
+
+
+def made_of(index: pixdex.Index, folder: Path) -> Batch:
+    """What an add of a folder would write."""
+    with pixdex.open(f"pq://{folder}.pix", encoder=Alike()) as other:
+        other.add(folder, progress=False)
+        ids = [hit.id for hit in other.collection.search(np.ones((1, 48)), k=10)[0]]
+        return other.collection.fetch(sorted(ids), want=Want(vectors=("image",)))
+
+
+def test_what_fits_a_collection(photos: pixdex.Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert usual(photos.collection) == Near(cosine=0.5, look=True)
+    assert usual(photos.collection, look=False) == Near()
+    monkeypatch.setattr("pixdex._sameness.can_align", lambda: False)
+    assert usual(photos.collection) == Near()
+
+
+def test_without_opencv_looking_names_the_extra(photos: pixdex.Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(MissingDependency, match="pixdex\\[dedup\\]"):
+        find_duplicates(photos.collection, LOOK)
 
 
 def test_by_the_shell(tmp_path: Path) -> None:
