@@ -26,8 +26,8 @@ def page(
         if not ids:
             return [], None
         # Whatever was changed since their ids were asked for is asked about again.
-        asked = {"filter": f"{key.among(ids)} and {matching}", "output_fields": list(columns)}
-        there = {str(row[key.column]): row for row in store.query(name, timeout, asked)}
+        these = {"filter": f"{key.among(ids)} and {matching}", "output_fields": list(columns)}
+        there = {str(row[key.column]): row for row in store.query(name, timeout, these)}
         return [there[record] for record in ids if record in there], ids[-1] if len(ids) == size else None
     tests = [] if request.after is None else [key.after(request.after)]
     asked = {"filter": " and ".join([*tests, matching]), "output_fields": list(columns), "limit": size, **_SORTED}
