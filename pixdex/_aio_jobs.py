@@ -17,6 +17,7 @@ from pixdex._progress import Count, counted
 from pixdex.calibrating import Outcome
 from pixdex.copying import CopyReport, Follow, Sampling, Until
 from pixdex.dedup import Duplicates, Keep, Near, Seen
+from pixdex.encoders.decoding import Decoding
 from pixdex.fields import IMAGE
 from pixdex.fusion import Method
 from pixdex.fusion_fitting import Fitted, Sought
@@ -144,13 +145,14 @@ async def find_duplicates(
     keep: Keep = Keep.LARGEST,
     using: str = IMAGE,
     where: Filter | None = None,
+    decoding: Decoding = Decoding(),
     progress: Seen | None = None,
 ) -> Duplicates:
     """``pixdex.dedup.find_duplicates``, awaited; ``progress`` is called in a thread. When cancelled, it stops between pages, and
     only then does the cancellation go on.
     """
     found: Any = sync_of(collection)
-    work = partial(dedup.find_duplicates, found, near, keep=keep, using=using, where=where)
+    work = partial(dedup.find_duplicates, found, near, keep=keep, using=using, where=where, decoding=decoding)
     return await awaited(calls_of(collection), lambda watch: work(progress=watch), nullcontext(progress))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pixdex._options import Json, Url, Where
+from pixdex._options import Background, Frame, Json, MaxBytes, MaxPixels, Truncated, Url, WhenTruncated, Where, decoding
 from pixdex.types import Hit
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def dedup(
     ] = None,
     verify: Annotated[
         str | None,
-        typer.Option(help="Reranker that makes sure, by tokens; none: vectors alone. Default: cross, where it fits."),
+        typer.Option(help="Reranker that makes sure, by tokens; none: go without. Default: cross, where it fits."),
     ] = None,
     look: Annotated[
         bool | None,
@@ -45,6 +45,11 @@ def dedup(
     ] = None,
     keep: Annotated[str, typer.Option(help="Which to keep of a group: largest, oldest, newest.")] = "largest",
     where: Where = None,
+    frame: Frame = 0,
+    truncated: WhenTruncated = Truncated.REFUSE,
+    background: Background = "FFFFFF",
+    max_pixels: MaxPixels = None,
+    max_bytes: MaxBytes = None,
     delete: Annotated[
         bool, typer.Option("--delete", help="Remove the records that need not be kept, when asked again. Never a file.")
     ] = False,
@@ -64,12 +69,13 @@ def dedup(
     if keep not in set(Keep):
         raise ConfigError(f"--keep {keep}: one of {', '.join(Keep)}")
     chosen = None if where is None else parse(where)
+    how = decoding(frame, truncated, background, max_pixels, max_bytes)
     connector, name = connect(url)
     try:
         collection = Collection.open(connector, name)
         near = _near(collection, cosine, verify, look, at_least, neighbours)
         with counting("looking for duplicates", None) as count:
-            found = find_duplicates(collection, near, keep=Keep(keep), where=chosen, progress=count)
+            found = find_duplicates(collection, near, keep=Keep(keep), where=chosen, decoding=how, progress=count)
         if json:
             print_json(_as_json(found))
         else:

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Looking"]
 
+_MOST_THREADS = 8
+"""As many as decode pictures that are added: each may hold a whole one."""
 _KEPT = 512
-"""Pictures whose landmarks are kept, 140 kB each."""
+"""Pictures whose landmarks are kept, 250 kB each."""
 _REMEMBERED = 1 << 17
 """Pairs that are not compared again when the other of the two asks."""
 
@@ -40,20 +42,22 @@ class Looking:
         MissingDependency: OpenCV is not installed.
     """
 
-    def __init__(self, collection: Collection) -> None:
+    def __init__(self, collection: Collection, decoding: Decoding = Decoding()) -> None:
+        """``decoding``: how files were read that were added."""
         if not can_align():
             raise MissingDependency("opencv-python-headless", "dedup")
         self.pairs = 0
         self.shut: set[str] = set()
         self._collection = collection
+        self._decoding = decoding
         self._roots = roots_of(collection)
-        self._landmarks: OrderedDict[str, Landmarks | None] = OrderedDict()
+        self._landmarks: OrderedDict[str, Landmarks] = OrderedDict()
         self._known: OrderedDict[Pair, float | None] = OrderedDict()
-        self._threads = ThreadPoolExecutor(cores(), "pixdex-looking")
+        self._threads = ThreadPoolExecutor(min(_MOST_THREADS, cores()), "pixdex-looking")
 
     def said(self, record: str, others: Sequence[str], payloads: Mapping[str, Payload]) -> list[float | None]:
         """Of each of the others the log-odds that it and the record are one photograph, see ``alignment``; None where one cannot be
-        opened or shows too little. ``payloads``: of what is in no store yet.
+        opened. ``payloads``: of what is in no store yet.
         """
         pairs: list[Pair] = [(min(record, other), max(record, other)) for other in others]  # either way round alike
         new = [pair for pair in pairs if pair not in self._known]
@@ -67,20 +71,20 @@ class Looking:
 
     def _seen(self, records: Iterable[str], payloads: Mapping[str, Payload]) -> dict[str, Landmarks | None]:
         """What is compared of those records; None of those that cannot be opened."""
-        new = [record for record in records if record not in self._landmarks]
+        new = [record for record in records if record not in self._landmarks and record not in self.shut]
         known = {record: payloads[record] for record in new if record in payloads}
         if stored := [record for record in new if record not in known]:
             batch = self._collection.fetch(stored)
             known |= dict(zip(batch.ids, batch.payloads or (), strict=True))
         made = self._threads.map(lambda record: self._opened(record, known.get(record)), new)
         for record, found in zip(new, made, strict=True):
-            self._landmarks[record] = found
             if found is None:
                 self.shut.add(record)
-        seen = {}
-        for record in records:
+            else:
+                self._landmarks[record] = found
+        seen = {record: self._landmarks.get(record) for record in records}
+        for record in seen.keys() - self.shut:
             self._landmarks.move_to_end(record)
-            seen[record] = self._landmarks[record]
         _forget(self._landmarks, _KEPT)
         return seen
 
@@ -88,15 +92,14 @@ class Looking:
         if payload is None:  # gone by now
             return None
         try:
-            path = picture_of(record, payload, self._roots, Decoding())
-            return landmarks(load_picture(path, min_side=SIDE)[0])
+            path = picture_of(record, payload, self._roots, self._decoding)
+            return landmarks(load_picture(path, self._decoding, min_side=SIDE)[0])
         except InvalidImage:
             return None
 
 
 def _log_odds(one: Landmarks | None, other: Landmarks | None) -> float | None:
-    found = None if one is None or other is None else align(one, other)
-    return None if found is None else found.log_odds
+    return None if one is None or other is None else align(one, other).log_odds
 
 
 def _forget(some: OrderedDict[Any, Any], most: int) -> None:

@@ -24,7 +24,7 @@ def roots_of(collection: Collection) -> dict[str, Path]:
 
 
 def picture_of(record: str, payload: Payload, roots: Mapping[str, Path], decoding: Decoding) -> Path:
-    """Where the very picture lies that was added.
+    """Where the very picture lies that was added, read as ``decoding`` says.
 
     Raises:
         InvalidImage: it lies nowhere, cannot be read, or another lies there by now.
@@ -37,7 +37,7 @@ def picture_of(record: str, payload: Payload, roots: Mapping[str, Path], decodin
         try:
             if content_hash(path, decoding) == content:
                 return path
-            reason = f"{shown(path)} is another picture than when it was added"
+            reason = f"{shown(path)} is another picture than when it was added, or was added with another frame or background"
         except InvalidImage as error:
             reason = f"{shown(path)}: {error}"
     raise InvalidImage(reason)

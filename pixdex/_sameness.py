@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -60,7 +60,7 @@ class Near:
         cosine: pairs that score less by their vectors are not considered.
         verify: what makes sure of the others by their tokens: a reranker that gives probabilities, or its reference.
         look: whether the pictures of pairs that are possible by then are opened and laid upon one another (``pixdex.alignment``),
-            which decides. Where one cannot be opened or shows too little, the tokens do; without tokens, a cosine of .95.
+            which decides. Where one cannot be opened, the tokens do; without tokens, a cosine of .95.
         at_least: the probability that is enough, where there is something that makes sure. By tokens it takes more where a
             picture's others seem likely too.
         k: how many neighbours a record asks for.
@@ -216,7 +216,7 @@ class _Verifier:
     def __call__(self, _record: str, mine: Tokens, hits: Sequence[Hit], known: Known) -> Sequence[tuple[str, float]]:
         few = worth_a_look(hits, self.near)
         if mine is None or not few:
-            return []
+            return self._untold(hits, few)
         tokens = {**tokens_of(self.collection, few - known.tokens.keys(), self.using), **known.tokens}
         # Those without tokens are not scored; their first scores say how crowded it is around the picture.
         candidates = [Candidate(hit.id, hit.score, tokens.get(hit.id) if hit.id in few else None) for hit in hits]
@@ -227,7 +227,15 @@ class _Verifier:
             )
         judged = [hit.id for hit, p in zip(hits, said, strict=True) if not np.isnan(p)]
         weights = zip(judged, self._weights(said[~np.isnan(said)]), strict=True)
-        return [one for one in weights if one[1] > -_CERTAIN]  # less says nothing that silence does not
+        told = [one for one in weights if one[1] > -_CERTAIN]  # less says nothing that silence does not
+        return [*told, *self._untold(hits, few.difference(judged))]
+
+    def _untold(self, hits: Sequence[Hit], ids: Container[str]) -> Sequence[tuple[str, float]]:
+        """What is to be looked at without tokens: by its cosine, as where nothing has any."""
+        if not self.near.look:
+            return []
+        by_vectors = _ByVectors(replace(self.near, cosine=max(self.near.cosine, _WORTH_OPENING)))
+        return by_vectors("", None, [hit for hit in hits if hit.id in ids], Known())
 
     def _weights(self, probabilities: NDArray[np.float32]) -> list[float]:
         """Log-odds ``[n]``, above 0 where they are enough.

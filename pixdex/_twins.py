@@ -11,6 +11,7 @@ import numpy as np
 
 from pixdex._looking import Looking
 from pixdex._sameness import Known, Near, judge_of, neighbours
+from pixdex.encoders.decoding import Decoding
 from pixdex.types import Batch, Hit
 
 if TYPE_CHECKING:
@@ -32,16 +33,18 @@ class OnDuplicate(StrEnum):
 
 
 class Twins:
-    """Finds the record that is the same picture, in the collection or before in a batch.
+    """Finds the record that is the same picture, in the collection or before in a batch. ``decoding``: how files are read.
 
     Raises:
         Unsupported: the vectors are not compared by cosine, or there are no tokens to verify with.
         MissingDependency: OpenCV is to look at pictures and is not installed.
     """
 
-    def __init__(self, collection: Collection, using: str, near: Near, action: OnDuplicate) -> None:
+    def __init__(
+        self, collection: Collection, using: str, near: Near, action: OnDuplicate, decoding: Decoding = Decoding()
+    ) -> None:
         self.skips = action is OnDuplicate.SKIP
-        self._collection, self._using, self._near = collection, using, near
+        self._collection, self._using, self._near, self._decoding = collection, using, near, decoding
         self._judge()  # what cannot be is said before anything is added
 
     def of(self, batch: Batch) -> Mapping[str, str]:
@@ -68,7 +71,7 @@ class Twins:
 
     def _judge(self) -> Judge:
         """For one batch: what it has seen of a picture is forgotten with it, as that may be replaced."""
-        looking = Looking(self._collection) if self._near.look else None
+        looking = Looking(self._collection, self._decoding) if self._near.look else None
         return judge_of(self._near, self._collection, self._using, looking)
 
     def tagged(self, batch: Batch, twins: Mapping[str, str]) -> Batch:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,12 +33,16 @@ _POINTS = 500
 _FAINT = 0.015
 """Contrast that a point must have: less than the usual .04, as blurred pictures have no more."""
 _FEW = 8
-"""A picture with fewer points is too plain to say anything of."""
+"""A picture with fewer points is too plain to be laid upon another: colours are compared."""
+_PATCHES, _SHADE = 8, 12
+"""Of a plain picture so many patches a side are compared, which may differ by so many levels of a colour."""
 _DISTINCT = 0.9
 """How near the best match of a point must be, compared with the second best (Lowe's ratio)."""
 _OFF = 2.5
 """Pixels by which a point may miss its match."""
 _TRIES, _SURE = 2000, 0.995
+_AGREE = 5
+"""Points that must agree: two always do, and chance brings four together in one of some hundred pairs."""
 _CERTAIN = 30
 """Points that agree from which on nobody looks whether more do in the mirror."""
 _SCALES = (0.15, 7.0)
@@ -62,17 +66,19 @@ _MIRRORED = _CELLS[::-1][:, :, (8 - np.arange(8)) % 8].ravel()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Landmarks:
-    """What of a picture is compared, some 140 kB.
+    """What of a picture is compared, some 250 kB.
 
     Attributes:
         grey: uint8 ``[h, w]``, the longer side ``SIDE``.
         points: float32 ``[n, 2]``, x and y in pixels of ``grey``.
         around: float32 ``[n, 128]``, of unit length: what each point looks like.
+        patches: uint8 ``[8, 8, 3]``, the colours.
     """
 
     grey: NDArray[np.uint8]
     points: NDArray[np.float32]
     around: NDArray[np.float32]
+    patches: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,7 @@ class Alignment:
     """How well one picture lies upon another.
 
     Attributes:
-        points: how many points of one lie where their match in the other is; 0: they have nothing in common.
+        points: how many points of one lie where their match in the other is; 0: they have nothing in common, or one is too plain.
         detail: how many points the picture has that has fewer.
         agreement: how alike they are where they overlap, at most 1: the correlation within a tile, of the tiles the median, each by how
             much there is to see in it. So half may be covered.
@@ -128,19 +134,21 @@ def landmarks(picture: Pixels) -> Landmarks:
     grey = cv.resize(grey, size, interpolation=cv.INTER_AREA if scale < 1 else cv.INTER_CUBIC)
     sift = cv.SIFT_create(nfeatures=_POINTS, contrastThreshold=_FAINT, edgeThreshold=15)
     found, values = sift.detectAndCompute(grey, None)
-    if values is None:
-        return Landmarks(grey, np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32))
-    shares = values / np.maximum(values.sum(axis=1, keepdims=True), 1e-6)
-    return Landmarks(grey, np.array([point.pt for point in found], np.float32), np.sqrt(shares, dtype=np.float32))
+    points, around = np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32)
+    if values is not None:
+        points = np.array([point.pt for point in found], np.float32)
+        around = np.sqrt(values / np.maximum(values.sum(axis=1, keepdims=True), 1e-6), dtype=np.float32)
+    return Landmarks(grey, points, around, cv.resize(picture, (_PATCHES, _PATCHES), interpolation=cv.INTER_AREA))
 
 
-def align(one: Landmarks, other: Landmarks) -> Alignment | None:
+def align(one: Landmarks, other: Landmarks) -> Alignment:
     """How well one lies upon the other, moved, turned, scaled and mirrored so that most points agree. The same two give the same,
-    always. None: one of them is too plain to tell.
+    always.
     """
     detail = min(len(one.points), len(other.points))
     if detail < _FEW:
-        return None
+        off = np.abs(one.patches.astype(int) - other.patches).max()
+        return Alignment(0, detail, float(off <= _SHADE), 1.0, mirrored=False)
     best: _Laid | None = None
     for laid in _both_ways(one, other):
         if best is None or laid.points > best.points:
@@ -175,12 +183,13 @@ def _both_ways(one: Landmarks, other: Landmarks) -> Iterator[_Laid]:
 def _mirrored(picture: Landmarks) -> Landmarks:
     points = picture.points.copy()
     points[:, 0] = picture.grey.shape[1] - 1 - points[:, 0]
-    return Landmarks(picture.grey[:, ::-1], points, picture.around[:, _MIRRORED])
+    return replace(picture, grey=picture.grey[:, ::-1], points=points, around=picture.around[:, _MIRRORED])
 
 
 def _matches(one: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of either: what is the nearest of each other, and distinct."""
-    alike = one @ other.T
+    # OpenCV's product stays in its thread: numpy's would start a pool in each of ours.
+    alike = _opencv().gemm(one, other, 1.0, None, 0.0, flags=_opencv().GEMM_2_T)
     rows = np.arange(len(alike))
     its, mine = alike.argmax(axis=1), alike.argmax(axis=0)
     best = alike[rows, its]
@@ -201,7 +210,8 @@ def _transform(one: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[ND
     )
     if transform is None or not _SCALES[0] < _scale(transform) < _SCALES[1]:
         return None
-    return transform, int(follow.sum())
+    agree = int(follow.sum())
+    return None if agree < _AGREE else (transform, agree)
 
 
 def _scale(transform: NDArray[np.float64]) -> float:

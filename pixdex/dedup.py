@@ -19,6 +19,7 @@ import numpy as np
 from pixdex._linkage import Pairs
 from pixdex._looking import Looking
 from pixdex._sameness import Known, Near, judge_of, likely, neighbours, tokens_of, unseen, usual, worth_a_look
+from pixdex.encoders.decoding import Decoding
 from pixdex.fields import IMAGE
 from pixdex.types import Want
 
@@ -105,9 +106,10 @@ def find_duplicates(
     keep: Keep = Keep.LARGEST,
     using: str = IMAGE,
     where: Filter | None = None,
+    decoding: Decoding = Decoding(),
     progress: Seen | None = None,
 ) -> Duplicates:
-    """The groups of records that are the same picture. Nothing is changed.
+    """The groups of records that are the same picture. Nothing is changed. Pictures are opened as ``decoding`` says: as they were added.
 
     Two groups become one while the pairs between them agree, all of them on average and those of the picture that knows the other
     group best (``pixdex._linkage``), so that one mistaken pair does not make one of two, and edits that only their original
@@ -120,7 +122,7 @@ def find_duplicates(
         MissingDependency: OpenCV is to look at pictures and is not installed.
     """
     began = time.monotonic()
-    looking = Looking(collection) if near.look else None
+    looking = Looking(collection, decoding) if near.look else None
     judge = judge_of(near, collection, using, looking)
     total = collection.count(where)
     pairs = Pairs()

@@ -297,7 +297,7 @@ class ImageIndex:
                     patience=patience,
                     journal=journal,
                     max_failures=None if job is None else job.max_failures,
-                    twins=twins_for(job, collection),
+                    twins=twins_for(job, collection, decoding),
                 )
                 if journal is not None and job is not None and job.retry_failed:
                     report = replace(report, notices=(*report.notices, *not_tried(journal)))

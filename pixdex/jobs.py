@@ -95,11 +95,11 @@ def journal_for(
         yield journal
 
 
-def twins_for(job: Job | None, collection: Collection) -> Twins | None:
+def twins_for(job: Job | None, collection: Collection, decoding: Decoding) -> Twins | None:
     """What finds the pictures that are there already; None where they are kept."""
     if job is None or job.on_duplicate == OnDuplicate.KEEP:
         return None
-    return Twins(collection, IMAGE, job.near or usual(collection), OnDuplicate(job.on_duplicate))
+    return Twins(collection, IMAGE, job.near or usual(collection), OnDuplicate(job.on_duplicate), decoding)
 
 
 def only_failed(items: Iterable[Item | None], journal: Journal) -> Iterator[Item]:

@@ -310,7 +310,8 @@ def _chosen(decoding: images.Decoding) -> bytes:
     """What of it gives other pixels; nothing where it is what is usual."""
     if (decoding.frame, decoding.background) == (_PLAIN.frame, _PLAIN.background):
         return b""
-    return decoding.frame.to_bytes(8, "big") + bytes(decoding.background)
+    said = decoding.frame.to_bytes(8, "big") + bytes(decoding.background)
+    return said if any(said) else said + b"\1"  # BLAKE2 takes zeros for nothing, and they say black
 
 
 def load_picture(

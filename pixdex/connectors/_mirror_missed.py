@@ -60,8 +60,12 @@ class Missed:
     def page(self, collection: str, after: str, size: int) -> dict[str, int]:
         """The next ids after one, in order, with their marks."""
         sql = "SELECT id, mark FROM missed_writes WHERE collection = ? AND id > ? ORDER BY id LIMIT ?"
-        with self._lock:
-            return dict(self._db.execute(sql, (collection, after, size)).fetchall())
+        try:
+            with self._lock:
+                return dict(self._db.execute(sql, (collection, after, size)).fetchall())
+        except sqlite3.Error as error:
+            _log.warning("mirror: what the second store misses cannot be read: %s", error)
+            return {}
 
     def count(self) -> int:
         """How many there are, of all collections."""

@@ -181,7 +181,9 @@ def _below(named: str, root: Path) -> str:
         return named
     path = os.path.normpath(os.path.join(folder, named if scheme is None else path_of(named)))  # noqa: PTH118
     if not path.startswith(os.path.join(folder, "")):  # noqa: PTH118
-        raise ConfigError(f"{shown(named)} leads out of the folder {shown(folder)}: name what lies elsewhere in a table (.csv)")
+        raise ConfigError(
+            f"{shown(named)} leads out of the folder {shown(folder)}: name what lies elsewhere in a table (.csv)"
+        )
     return os.path.relpath(path, folder)
 
 
@@ -196,8 +198,9 @@ def _fitting(value: tuple[str, ...] | str, name: str, declared: Field | None) ->
     if len(value) == 1 and (name == CAPTION if declared is None else not declared.many):
         return value[0]
     if declared is not None and not declared.many:
+        largest = ", or label the pictures afterwards (pixdex label --largest)" if name == LABEL else ""
         raise ConfigError(
             f"field {name!r} is one {declared.kind}, and there are {len(value)} ({', '.join(value[:3])}): declare it as a list, "
-            f"{name}:text[], in a new collection, or label the pictures afterwards (pixdex label --largest)"
+            f"{name}:text[], in a new collection{largest}"
         )
     return list(value)

@@ -7,6 +7,7 @@ that memory does not grow with it; images and annotations are joined in a databa
 from __future__ import annotations
 
 import mmap
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -159,7 +160,10 @@ class Coco:
             self._refuse(f"an image {file!r:.80}", "it has no id", "images")
             return
         url = _address(found.get("coco_url")) or _address(found.get("flickr_url"))
-        row = (token, _text(file), url, _token(found.get("license")))
+        named = _text(file)
+        if named is not None and not self._labels_only and scheme_of(named) is None:
+            named = os.path.normpath(named)  # however it is written, it is one file
+        row = (token, named, url, _token(found.get("license")))
         done = self._db.execute("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)", row)
         if not done.rowcount:
             self._refuse(f"image {token}", "this id stands twice", "images")
@@ -170,7 +174,9 @@ class Coco:
         image, category = _token(of), _token(found.get("category_id"))
         caption = None if self._labels_only else _text(found.get("caption"))
         if caption is not None and image is not None:
-            self._db.execute("INSERT INTO captions VALUES (?, ?, ?)", (row if category is None else None, image, caption))
+            self._db.execute(
+                "INSERT INTO captions VALUES (?, ?, ?)", (row if category is None else None, image, caption)
+            )
             if category is None:
                 return
         if image is None or category is None:

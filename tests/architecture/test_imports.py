@@ -156,7 +156,7 @@ RULES: dict[str, set[str]] = {
         *SPINE,
     },  # and one another
     "journal": {"_state", "report", "errors"},
-    "_twins": {"_looking", "_sameness", "collection", *SPINE},
+    "_twins": {"_looking", "_sameness", "collection", "encoders.decoding", *SPINE},
     "jobs": {"_state", "_twins", "collection", "connectors.port", "dedup", "encoders.decoding", "fields", "journal"}
     | {"pictures", "report", *SPINE},
     "_syncing": {"_twins", "collection", "fields", "journal", "pictures", "report", "sources", "sources.folders"}
@@ -167,7 +167,7 @@ RULES: dict[str, set[str]] = {
     "alignment": {"encoders.port", "errors"},
     "_looking": {"_machine", "_originals", "alignment", "collection", "pictures", *HOW, *SPINE},
     "_sameness": {"_kept", "_looking", "alignment", "collection", "rerankers.port", "rerankers.references", *SPINE},
-    "dedup": {"_linkage", "_looking", "_sameness", "collection", "fields", *SPINE},
+    "dedup": {"_linkage", "_looking", "_sameness", "collection", "encoders.decoding", "fields", *SPINE},
     "_doctor_probing": {"collection", "policy", *SPINE},
     "doctor": {"_doctor_probing", "_originals", "_vectors", "collection", "connectors", "connectors.address"}
     | {"connectors.port", "encoders", "encoders.decoding", "fields", "journal", "report", *SPINE},
@@ -312,8 +312,8 @@ RULES: dict[str, set[str]] = {
     "_aio_collection": {"_limiter", "collection", "connectors.port", "policy", *SPINE},
     "_aio_running": {"_limiter", "aio", "collection", "index"},
     "_aio_jobs": {"_aio_collection", "_aio_running", "_limiter", "_progress", "aio", "calibrating", "copying", "dedup"}
-    | {"encoders.port", "fields", "fusion", "fusion_fitting", "labelling", "pictures", "policy", "reindexing"}
-    | {"rerankers.port", *SPINE},
+    | {"encoders.decoding", "encoders.port", "fields", "fusion", "fusion_fitting", "labelling", "pictures", "policy"}
+    | {"reindexing", "rerankers.port", *SPINE},
     "aio": {
         "_aio_collection",
         "_aio_jobs",

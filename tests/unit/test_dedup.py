@@ -20,12 +20,15 @@ import pixdex
 from pixdex import Batch, Collection
 from pixdex._linkage import Pairs
 from pixdex._looking import Looking
+from pixdex._originals import picture_of
 from pixdex._twins import OnDuplicate, Twins
 from pixdex.alignment import align
 from pixdex.connectors.memory import MemoryConnector
 from pixdex.dedup import Keep, Near, find_duplicates, remove_duplicates, usual
+from pixdex.encoders.decoding import Decoding
 from pixdex.encoders.port import Features
 from pixdex.errors import ConfigError, MissingDependency, Unsupported
+from pixdex.jobs import Job
 from pixdex.rerankers.port import Candidate, Query
 from pixdex.spec import Field, Fingerprint, Kind, Metric, Spec, TokenSpec, Vector
 from pixdex.types import Want
@@ -241,6 +244,48 @@ def test_what_cannot_be_opened_is_judged_without(photos: pixdex.Index, tmp_path:
     assert found.looked_at == 6
     photos.add(toys.scene(0), ids=["again"], progress=False)  # nobody knows where it lies, and its vector is the same
     assert {"again", "pics/a0.png"} <= set(groups(find_duplicates(photos.collection, LOOK))[0])
+
+
+def test_what_cannot_be_opened_is_tried_once(
+    photos: pixdex.Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little is kept of those that can be."""
+    tried: list[str] = []
+    monkeypatch.setattr("pixdex._looking._KEPT", 1)
+    monkeypatch.setattr("pixdex._looking.picture_of", lambda record, *_: tried.append(record) or picture_of(record, *_))
+    (tmp_path / "pics" / "a2.png").unlink()
+    find_duplicates(photos.collection, LOOK)
+    assert tried.count("pics/a2.png") == 1
+    assert tried.count("pics/a1.png") > 1
+
+
+def test_pictures_are_opened_as_they_were_added(photos: pixdex.Index, tmp_path: Path) -> None:
+    """On another background they are others, be they opaque."""
+    how = Decoding(background=(0, 0, 9))
+    coming = tmp_path / "new"
+    coming.mkdir()
+    toys.scene(5).save(coming / "other.png")
+    toys.scene(0).rotate(10, expand=True).save(coming / "turned.png")
+    with pixdex.open(f"pq://{tmp_path}/dark.pix", encoder=Alike()) as dark:
+        dark.add(tmp_path / "pics", decoding=how, progress=False)
+        assert find_duplicates(dark.collection, LOOK).unopened == 6
+        found = find_duplicates(dark.collection, LOOK, decoding=how)
+        assert (found.looked_at, found.unopened) == (15, 0)
+        dark.add(coming, decoding=how, job=Job(on_duplicate="skip", near=LOOK), progress=False)
+        assert dark.collection.fetch(["new/other.png", "new/turned.png"]).ids == ("new/other.png",)
+
+
+def test_records_without_tokens_are_looked_at_all_the_same(photos: pixdex.Index) -> None:
+    """As where tokens were asked for later: some have them, which tell here that nothing is the same."""
+    want = Want(vectors=("image",))
+    batch = photos.collection.fetch([f"pics/a{n}.png" for n in range(3)], want=want)
+    tokens = (np.ones((16, 3), np.int8), None, np.zeros((16, 3), np.int8))
+    with pixdex.open("memory://some-tokens", encoder=Alike(), tokens=True) as index:
+        index.add(toys.scene(9), ids=["other"], tokens=True, progress=False)
+        index.collection.upsert(replace(batch, tokens=tokens, revs=None))
+        near = replace(LOOK, verify=Same(), k=16)
+        assert [sorted(some) for some in groups(find_duplicates(index.collection, near))] == [list(batch.ids)]
+        assert groups(find_duplicates(index.collection, replace(near, look=False))) == []
 
 
 def test_what_is_gone_meanwhile_is_not_judged(photos: pixdex.Index) -> None:

@@ -29,6 +29,7 @@ import pixdex
 from pixdex import F, _encoding
 from pixdex._hashing import CHUNK
 from pixdex.connectors.memory import MemoryConnector
+from pixdex.encoders.decoding import Decoding
 from pixdex.errors import ConfigError, InvalidImage, InvalidRecord, PartialWrite, StoreUnavailable
 from pixdex.fields import AUTOMATIC, check_user_fields, infer
 from pixdex.index import ImageIndex
@@ -160,6 +161,13 @@ def test_the_content_hash_is_blake2b_of_the_file(tmp_path):
     path = toys.write(tmp_path / "a.png", 1)
     expected = hashlib.blake2b(data, digest_size=16).hexdigest()
     assert [content_hash(p) for p in (path, data, bytearray(data), memoryview(data))] == [expected] * 4
+
+
+def test_a_file_on_another_background_is_another_picture():
+    """On black too, which is zeros."""
+    backgrounds = [(255, 255, 255), (0, 0, 0), (0, 0, 1), (1, 0, 0)]
+    assert len({content_hash(toys.png(1), Decoding(background=colour)) for colour in backgrounds}) == len(backgrounds)
+    assert content_hash(toys.png(1)) != content_hash(toys.png(1), Decoding(frame=1))
 
 
 def test_arrays_and_pil_images_hash_by_their_pixels():

@@ -150,6 +150,15 @@ def test_while_the_second_store_is_away_no_alias_is_switched(
     assert (mirror.aliases(timeout=None), second.aliases(timeout=None)) == ({"live": "other"}, {"live": "other"})
 
 
+def test_a_file_of_what_was_missed_that_cannot_be_read_holds_up_no_switch(
+    photos: Collection, mirror: Mirror, second: Shaky, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirror._missed._db.execute("DROP TABLE missed_writes")
+    photos.alias("live")
+    assert second.aliases(timeout=None) == {"live": "copied"}
+    assert "what the second store misses cannot be read" in caplog.text
+
+
 def test_a_second_store_that_stays_away_is_told_once(
     photos: Collection, mirror: Mirror, second: Shaky, caplog: pytest.LogCaptureFixture
 ) -> None:
