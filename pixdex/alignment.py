@@ -57,7 +57,7 @@ _NOISE = 4.0
 
 _PRIOR, _BY_DETAIL, _BY_AGREEMENT, _WHOLLY = -7.0, -1.8, 4.6, 8
 _PLAIN = 50
-"""Fitted to random edits of 3,600 pictures, and to edits of what is most alike to each: see ``Alignment.log_odds``."""
+"""Fitted to random edits of 1,800 pictures, and of what is most alike to each: see ``Alignment.log_odds``."""
 
 _CELLS = np.arange(128).reshape(4, 4, 8)
 _MIRRORED = _CELLS[::-1][:, :, (8 - np.arange(8)) % 8].ravel()
