@@ -42,7 +42,7 @@ _OFF = 2.5
 """Pixels by which a point may miss its match."""
 _TRIES, _SURE = 2000, 0.995
 _AGREE = 5
-"""Points that must agree: two always do, and chance brings four together in one of some hundred pairs."""
+"""Points that must agree: two always do, and four by chance in every fifth pair of pictures that are somewhat alike."""
 _CERTAIN = 30
 """Points that agree from which on nobody looks whether more do in the mirror."""
 _SCALES = (0.15, 7.0)
@@ -104,9 +104,8 @@ class Alignment:
     def log_odds(self) -> float:
         """How likely it is that one picture was made of the other, above 0: more likely than not.
 
-        The more detail there is, the closer they must agree, as another shot of something plain looks much the same. And what counts
-        of the agreement (by Fisher's z) is what one picture contains of the other: an edit lies within its original, another shot
-        shows something else beside.
+        Sharp copies agree closely, which blurred and small ones cannot: the more detail there is, the closer two must. And agreement (by
+        Fisher's z) counts as far as one of the two lies within the other: an edit does, another shot shows something else beside.
         """
         detail = min(max(self.detail, _PLAIN), _POINTS) / _POINTS
         closeness = math.atanh(min(max(self.agreement, 0.0), 0.99))
