@@ -249,6 +249,7 @@ def test_ctrl_c_before_anything_is_encoded_leaves_nothing(tmp_path):
         and not list(tmp_path.glob("v.parquet.partial/store/*.sqlite"))
     ):
         time.sleep(0.02)
+    time.sleep(0.5)  # meanwhile pydantic is loaded, which lets go of an interrupt that comes within
     encoding.send_signal(signal.SIGINT)
     out, err = encoding.communicate(timeout=30)
     assert encoding.returncode == 130, err
