@@ -36,6 +36,7 @@ class Looking:
 
     Attributes:
         pairs: how many were compared.
+        sizes: bytes of the files that were opened, by id.
         shut: ids of those whose picture cannot be opened: it lies nowhere, is damaged, or another lies there by now.
 
     Raises:
@@ -47,6 +48,7 @@ class Looking:
         if not can_align():
             raise MissingDependency("opencv-python-headless", "dedup")
         self.pairs = 0
+        self.sizes: dict[str, int] = {}
         self.shut: set[str] = set()
         self._collection = collection
         self._decoding = decoding
@@ -93,8 +95,10 @@ class Looking:
             return None
         try:
             path = picture_of(record, payload, self._roots, self._decoding)
-            return landmarks(load_picture(path, self._decoding, min_side=SIDE)[0])
-        except InvalidImage:
+            found = landmarks(load_picture(path, self._decoding, min_side=SIDE)[0])
+            self.sizes[record] = path.stat().st_size
+            return found
+        except (InvalidImage, OSError):
             return None
 
 

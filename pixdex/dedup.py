@@ -8,7 +8,7 @@ so that memory grows with the duplicates and not with the collection.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -49,7 +49,9 @@ Seen: TypeAlias = Callable[[int, int], None]
 
 
 class Keep(StrEnum):
-    """Which picture of a group is the one to keep; what ties goes on to the next: pixels, then age, then id."""
+    """Which picture of a group is the one to keep; what ties goes on to the next: pixels, then age, then the bytes of its file where
+    that was opened, as what was saved again or made grey has fewer, then id.
+    """
 
     LARGEST = "largest"
     OLDEST = "oldest"
@@ -135,7 +137,7 @@ def find_duplicates(
         if progress is not None:
             progress(asked, max(asked, total))
     return Duplicates(
-        groups=_groups(collection, pairs, near, keep),
+        groups=_groups(collection, pairs, near, keep, {} if looking is None else looking.sizes),
         records=asked,
         candidates=len(pairs),
         looked_at=0 if looking is None else looking.pairs,
@@ -173,7 +175,9 @@ def remove_duplicates(collection: Collection, found: Duplicates) -> int:
 # --- groups ------------------------------------------------------------------------------------------
 
 
-def _groups(collection: Collection, pairs: Pairs, near: Near, keep: Keep) -> tuple[Group, ...]:
+def _groups(
+    collection: Collection, pairs: Pairs, near: Near, keep: Keep, sizes: Mapping[str, int]
+) -> tuple[Group, ...]:
     """What belongs together, with what is to be kept of it."""
     sets = pairs.sets(unseen(near))
     payloads: dict[str, Payload] = {}
@@ -189,19 +193,20 @@ def _groups(collection: Collection, pairs: Pairs, near: Near, keep: Keep) -> tup
             if record in payloads  # else it is gone by now
         ]
         if len(members) > 1:
-            first, *others = sorted(members, key=lambda member: _rank(member, keep))
+            first, *others = sorted(members, key=lambda member: _rank(member, keep, sizes))
             groups.append(Group(first, tuple(sorted(others, key=lambda member: (-member.score, member.id)))))
     return tuple(sorted(groups, key=lambda group: group.keep.id))
 
 
-def _rank(member: Member, keep: Keep) -> tuple[Any, ...]:
+def _rank(member: Member, keep: Keep, sizes: Mapping[str, int]) -> tuple[Any, ...]:
     pixels = -int(member.payload.get("width") or 0) * int(member.payload.get("height") or 0)
     taken = member.payload.get("taken")
     age = taken.timestamp() if isinstance(taken, datetime) else np.inf  # what has no time comes last
+    last = -sizes.get(member.id, 0), member.id
     match keep:
         case Keep.LARGEST:
-            return pixels, age, member.id
+            return pixels, age, *last
         case Keep.OLDEST:
-            return age, pixels, member.id
+            return age, pixels, *last
         case Keep.NEWEST:
-            return -age if age < np.inf else np.inf, pixels, member.id
+            return -age if age < np.inf else np.inf, pixels, *last

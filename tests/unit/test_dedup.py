@@ -288,6 +288,14 @@ def test_records_without_tokens_are_looked_at_all_the_same(photos: pixdex.Index)
         assert groups(find_duplicates(index.collection, replace(near, look=False))) == []
 
 
+def test_of_equal_sizes_the_file_with_more_in_it_is_kept(photos: pixdex.Index, tmp_path: Path) -> None:
+    """Which is the original, and not its grey copy that comes first by name."""
+    ImageOps.mirror(toys.scene(1)).convert("L").save(tmp_path / "pics" / "a-grey.png")
+    photos.add(tmp_path / "pics", progress=False)
+    kept = {group.keep.id for group in find_duplicates(photos.collection, LOOK).groups}
+    assert kept == {"pics/a0.png", "pics/b0.png"}
+
+
 def test_what_is_gone_meanwhile_is_not_judged(photos: pixdex.Index) -> None:
     looking = Looking(photos.collection)
     assert looking.said("pics/a0.png", ["gone", "pics/a1.png"], {})[0] is None
