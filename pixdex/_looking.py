@@ -85,8 +85,9 @@ class Looking:
             else:
                 self._landmarks[record] = found
         seen = {record: self._landmarks.get(record) for record in records}
-        for record in seen.keys() - self.shut:
-            self._landmarks.move_to_end(record)
+        for record, found in seen.items():
+            if found is not None:
+                self._landmarks.move_to_end(record)
         _forget(self._landmarks, _KEPT)
         return seen
 

@@ -256,7 +256,7 @@ def test_what_cannot_be_opened_is_tried_once(
     (tmp_path / "pics" / "a2.png").unlink()
     find_duplicates(photos.collection, LOOK)
     assert tried.count("pics/a2.png") == 1
-    assert tried.count("pics/a1.png") > 1
+    assert len(tried) > 6  # others were opened again
 
 
 def test_pictures_are_opened_as_they_were_added(photos: pixdex.Index, tmp_path: Path) -> None:
