@@ -101,8 +101,8 @@ def _ways(collection: Collection) -> dict[str, Near]:
     return {
         "vectors alone": Near(),
         "tokens": usual(collection, look=False),
-        "pictures": usual(collection, tokens=False),
-        "verified": usual(collection),
+        "pictures": usual(collection, tokens=False, look=True),
+        "verified": usual(collection, look=True),
     }
 
 

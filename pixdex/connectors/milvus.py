@@ -33,15 +33,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 try:
     from pixdex.connectors import _milvus_foreign as foreign
-    from pixdex.connectors._milvus_client import (
-        NAMED_VECTORS,
-        PROPERTY,
-        Options,
-        Store,
-        lite_share,
-        once,
-        server_share,
-    )
+    from pixdex.connectors._milvus_client import NAMED_VECTORS, PROPERTY, Options, Store, lite_share, once, server_share
     from pixdex.connectors._milvus_errors import translated
     from pixdex.connectors._milvus_index import APPROXIMATE, Index, search_params
     from pixdex.connectors._milvus_pages import page
